@@ -1,0 +1,140 @@
+"""The dimension key, and the types that the parts of the pipeline hand to each other.
+
+Dimension key, used as suffixes (`tokens_BT`) and as einsum letters everywhere below:
+
+  B sequences            T query positions       S key positions      D model width
+  N query heads          K key-value heads       G = N / K            H head width
+  F feed-forward width   V vocabulary            E experts            L layers
+  P prompts              R rollouts a prompt     W reward terms       C completion positions
+
+Every per-token array of a batch is aligned with the token it speaks of: `logp_BT[b, t]` is the
+log-probability of `tokens_BT[b, t]` given the tokens before it. Position 0 is never predicted.
+
+This module imports no jax, so that host-side code can use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import jax
+
+    Array = jax.Array
+else:
+    Array = Any
+
+Params = Any
+"""A plain nested dict of arrays."""
+Metrics = dict[str, Any]
+"""Scalars by name; device arrays until they are logged."""
+
+
+class Model(NamedTuple):
+    """A language model as pure functions; hashable, so it can be a static argument of `jit`.
+
+    Attributes:
+      config: the sizes (a frozen dataclass).
+      init: `key -> params`.
+      axes: the tree of logical axis names, one tuple a parameter.
+      apply: `(params, tokens_BT, *, positions_BT, segments_BT, cache=None) -> (hidden_BTD, cache)`.
+      logits: `(params, hidden_BTD) -> logits_BTV`.
+      logprobs: `(params, hidden_BTD, targets_BT, temperature=1.0) -> (logp_BT, entropy_BT)`;
+        never holds [B, T, V].
+      init_cache: `(batch, length) -> Cache`.
+    """
+
+    config: Any
+    init: Callable[..., Params]
+    axes: Callable[[], Any]
+    apply: Callable[..., tuple[Array, Any]]
+    logits: Callable[..., Array]
+    logprobs: Callable[..., tuple[Array, Array]]
+    init_cache: Callable[..., Any]
+
+
+class Batch(NamedTuple):
+    """What an update consumes: one type for SFT, policy gradient and distillation.
+
+    Attributes:
+      tokens_BT: int32 token ids.
+      positions_BT: int32 positions within each sequence.
+      segments_BT: int32; 0 is padding, tokens attend only within their own segment.
+      weight_BT: float32 loss weight of each token; 0 for prompts, padding, masked samples.
+      advantage_BT: float32 advantage of each token.
+      behaviour_logp_BT: log-prob of each token under the policy that sampled it.
+      reference_logp_BT: log-prob of each token under the reference policy.
+    """
+
+    tokens_BT: Array
+    positions_BT: Array
+    segments_BT: Array
+    weight_BT: Array
+    advantage_BT: Array | None = None
+    behaviour_logp_BT: Array | None = None
+    reference_logp_BT: Array | None = None
+
+
+class PolicyOut(NamedTuple):
+    """The model's view of a batch, aligned with `Batch.tokens_BT`."""
+
+    logp_BT: Array
+    entropy_BT: Array
+
+
+class Rollout(NamedTuple):
+    """Sampled completions, one row a completion; prompts are left-padded to one width.
+
+    Attributes:
+      tokens_BT: prompt then completion, padding after the end-of-sequence token.
+      positions_BT, segments_BT: as in `Batch`.
+      completion_mask_BT: True on sampled tokens, end-of-sequence included.
+      behaviour_logp_BT: log-prob under the sampling distribution (temperature, top-k, ...).
+      model_logp_BT: log-prob under the untempered model.
+      finished_B: True where a stop token was sampled before the length limit.
+    """
+
+    tokens_BT: Array
+    positions_BT: Array
+    segments_BT: Array
+    completion_mask_BT: Array
+    behaviour_logp_BT: Array
+    model_logp_BT: Array
+    finished_B: Array
+
+
+class Verdict(NamedTuple):
+    """What a verifier says of one response.
+
+    Attributes:
+      score: the reward of this term, usually in [0, 1].
+      status: `pass`, `fail`, `timeout`, `infra_error` or `poisoned`; an `infra_error` masks the
+        sample out of the loss.
+      detail: anything worth logging (the extracted answer, the reason).
+    """
+
+    score: float
+    status: str = "pass"
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The finished output of a stage: a folder with a DONE marker, named by its identity.
+
+    Attributes:
+      stage: the stage's name in the recipe.
+      kind: the stage's kind (`sft`, `rl`, ...).
+      id: hex digest of config + inputs + code version.
+      path: the folder.
+      metrics: `{name: {"mean", "stderr", "n"}}`, what the stage reports.
+    """
+
+    stage: str
+    kind: str
+    id: str
+    path: Path
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

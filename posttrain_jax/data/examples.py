@@ -1,0 +1,99 @@
+"""From a stage's `data` setting to examples, and from examples to token sequences.
+
+`data` is a dict of named sources, mixed by their counts. A source is one of
+  {"tasks": {name: weight}, "split": "train", "count": n, "languages": (...), "options": {...}}
+  {"path": "file.jsonl", "fields": {ours: theirs}, "count": n}     (count 0: all rows)
+  {"input": role, "count": n}                                     (the data.jsonl of an artifact)
+Any source may add "skip": leave out its first rows, and "where": {field: value} to keep some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from posttrain_jax.api import Artifact
+from posttrain_jax.data import chat, procedural
+from posttrain_jax.data.source import JsonlSource
+from posttrain_jax.data.tokenizer import Tokenizer
+
+DATA = "data.jsonl"
+KEYS = ("tasks", "split", "count", "languages", "options", "path", "fields", "input", "skip", "where")
+Example = Mapping[str, Any]
+
+
+def load_examples(
+    sources: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Artifact], seed: int
+) -> list[dict[str, Any]]:
+    """All examples of all sources, in the order of the sources' names.
+
+    Raises:
+      ValueError: an unknown key or role, a source of no kind, malformed data (file and line).
+    """
+    found: list[dict[str, Any]] = []
+    for name in sorted(sources):
+        rows = _load(name, sources[name], inputs, seed)
+        if not rows:
+            raise ValueError(f"data.{name} has no rows: check its path, count, skip and where")
+        found += [{"source": name, **row} for row in rows]
+    return found
+
+
+def _load(name, source: Mapping[str, Any], inputs, seed: int) -> list[dict[str, Any]]:
+    if unknown := set(source) - set(KEYS):
+        raise ValueError(f"data.{name}: unknown keys {sorted(unknown)}; there are {KEYS}")
+    count, skip = source.get("count", 0), source.get("skip", 0)
+    if "tasks" in source:
+        return procedural.examples(
+            source["tasks"],
+            split=source.get("split", "train"),
+            count=count,
+            seed=seed,
+            languages=source.get("languages", ("en", "zh")),
+            **source.get("options", {}),
+        )
+    if "path" in source:
+        rows = JsonlSource(source["path"], fields=source.get("fields", {}))
+    elif "input" in source:
+        if source["input"] not in inputs:
+            raise ValueError(f"data.{name}: no input {source['input']!r}; has {sorted(inputs)}")
+        rows = JsonlSource(inputs[source["input"]].path / DATA)
+    else:
+        raise ValueError(f"data.{name} needs one of tasks, path, input; got {sorted(source)}")
+    wanted = source.get("where", {})
+    kept = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
+    return kept[skip : skip + count if count else None]
+
+
+def messages(example: Example, response: str | None = None, system: str = "") -> list[dict]:
+    """The conversation of an example, with the assistant's turn if one is given."""
+    turns = [{"role": "user", "content": example["prompt"]}]
+    if system:
+        turns.insert(0, {"role": "system", "content": system})
+    if response is not None:
+        turns.append({"role": "assistant", "content": response})
+    return turns
+
+
+def target(example: Example) -> str:
+    """The response that supervised stages imitate: the sampled, chosen or worked one.
+
+    Raises:
+      ValueError: the example has none of them.
+    """
+    for key in ("response", "chosen", "solution"):
+        if example.get(key):
+            return example[key]
+    raise ValueError(
+        f"example {example.get('id')!r} has no response, chosen or solution to train on"
+    )
+
+
+def encode_examples(
+    examples: Sequence[Example], tokenizer: Tokenizer, template: chat.ChatTemplate, system: str = ""
+) -> list[tuple[list[int], list[bool]]]:
+    """(tokens, loss mask) of each example's conversation; loss on the assistant's turn."""
+    return [
+        chat.encode_chat(tokenizer, template, messages(example, target(example), system))
+        for example in examples
+    ]

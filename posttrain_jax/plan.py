@@ -1,0 +1,135 @@
+"""What a recipe would do, without doing it: stage graph, batch arithmetic, parameter counts.
+
+Needs no device. Sizes come from the model families by abstract evaluation; a family that does not
+exist yet has no count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from posttrain_jax.recipe import MESH, missing, model_families
+
+SHOWN_SETTINGS = ("steps", "max_steps", "epochs", "lr", "samples", "count")
+
+
+def make_plan(config: Mapping[str, Any], remarks: list[str]) -> dict[str, Any]:
+    """The plan of a resolved, validated config, JSON-able."""
+    stages = [_plan_stage(config, name) for name in config["order"]]
+    return {
+        **{key: config[key] for key in ("recipe", "preset", "seed", "tokenizer", "chat_template")},
+        "mesh": dict(config["mesh"]),
+        "stages": stages,
+        "remarks": remarks,
+        "missing": missing(config),
+    }
+
+
+def draw(config: Mapping[str, Any]) -> list[str]:
+    """The stage graph as text: each stage below its first input, its other inputs beside it."""
+    stages = config["stages"]
+    children: dict[str, list[str]] = {"": []}
+    for name in config["order"]:
+        sources = list(stages[name].get("inputs", {}).values())
+        children.setdefault(sources[0] if sources else "", []).append(name)
+    lines: list[str] = []
+
+    def visit(name: str, prefix: str, last: bool, top: bool) -> None:
+        branch = "" if top else ("└─ " if last else "├─ ")
+        inputs = list(stages[name].get("inputs", {}).items())
+        roles = ", ".join(f"{role}: {source}" for role, source in inputs)
+        lines.append(
+            f"{prefix}{branch}{name} [{stages[name]['kind']}]{'  <- ' * bool(roles)}{roles}"
+        )
+        below = children.get(name, [])
+        for i, child in enumerate(below):
+            inner = prefix if top else prefix + ("   " if last else "│  ")
+            visit(child, inner, i == len(below) - 1, False)
+
+    for name in children[""]:
+        visit(name, "", True, True)
+    return lines
+
+
+def parameters(spec: str) -> int | None:
+    """The number of parameters of `family:size`; None where the family does not exist yet."""
+    if spec.partition(":")[0] not in model_families():
+        return None
+    import jax
+
+    from posttrain_jax.models.families import find_config, parameter_count
+
+    jax.config.update("jax_platforms", "cpu")  # counting must not take hold of an accelerator
+    return parameter_count(find_config(spec))
+
+
+def model_of(config: Mapping[str, Any], name: str) -> str:
+    """The model spec of a stage: its own, or that of the stage its policy comes from."""
+    stage = config["stages"][name]
+    inputs = stage.get("inputs", {})
+    source = inputs.get("student") or inputs.get("policy") or inputs.get("base")
+    if isinstance(stage.get("model"), str) and stage["model"]:
+        return stage["model"]
+    return model_of(config, source) if source else ""
+
+
+def arithmetic(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> tuple[dict, list[str]]:
+    """The sizes that follow from a stage's settings, and what does not divide.
+
+    Reads the settings that stages share: batch_size (rows an update), microbatches, length (tokens
+    a row), steps (updates), and of a rollout rollout_size, group_size, prompt_length, max_new.
+    """
+    sizes: dict[str, Any] = {key: stage[key] for key in SHOWN_SETTINGS if stage.get(key)}
+    rows, rollout = stage.get("batch_size", 0), stage.get("rollout_size", 0)
+    length = stage.get("length") or stage.get("prompt_length", 0) + stage.get("max_new", 0)
+    if rollout:
+        sizes["questions a rollout"] = rollout // stage["group_size"]
+        sizes["completions a rollout"] = rollout
+        sizes["updates a rollout"] = rollout // rows
+        sizes["rollouts"] = stage["steps"] // (rollout // rows or 1)
+    if rows:
+        sizes["rows a batch"] = rows
+        sizes["rows a microbatch"] = rows // stage.get("microbatches", 1)
+    if rows and length:
+        sizes["tokens a batch, at most"] = rows * length
+    return sizes, _problems(stage, mesh)
+
+
+def _problems(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> list[str]:
+    """Every division with a remainder, with the nearest sizes that divide."""
+    rows, rollout = stage.get("batch_size", 0), stage.get("rollout_size", 0)
+    micro = stage.get("microbatches", 1)
+    ways = math.prod(mesh.get(axis, 1) for axis in ("data", "fsdp") if mesh.get(axis, 1) > 0)
+    checks = (
+        ("rollout_size", rollout, "batch_size", rows),
+        ("rollout_size", rollout, "group_size", stage.get("group_size", 0)),
+        ("batch_size", rows, "microbatches", micro),
+        ("batch_size / microbatches", rows // micro, "data x fsdp of the mesh", ways),
+    )
+    found = []
+    for what, size, by, parts in checks:
+        if size and parts and size % parts:
+            near = [n for n in (size // parts * parts, -(-size // parts) * parts) if n]
+            found.append(
+                f"{what} = {size} does not divide by {by} = {parts}; "
+                f"the nearest that do: {' or '.join(map(str, near))}"
+            )
+    return found
+
+
+def _plan_stage(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    stage = config["stages"][name]
+    mesh = {**MESH, **config["mesh"], **stage.get("mesh", {})}
+    sizes, problems = arithmetic(stage, mesh)
+    model = model_of(config, name)
+    return {
+        "name": name,
+        "kind": stage["kind"],
+        "inputs": dict(stage.get("inputs", {})),
+        "model": model,
+        "parameters": parameters(model) if model else None,
+        "sizes": sizes,
+        "problems": problems,
+    }

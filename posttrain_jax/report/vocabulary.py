@@ -1,0 +1,148 @@
+"""What the metric names of a run mean: label, unit and one plain sentence for each.
+
+A name that is not listed is shown as it is, as a plain number: a new metric needs no change here.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from posttrain_jax.report.records import Metric
+
+GAP_LIMIT = 1e-4
+"""Largest allowed gap between the sampler's and the trainer's log-probs in float32."""
+
+
+class Term(NamedTuple):
+    """How a metric is written: shares are stored in [0, 1] and shown in percent."""
+
+    label: str
+    unit: str = ""
+    share: bool = False
+    meaning: str = ""
+
+
+TERMS = {
+    "pass@1": Term("pass@1", "%", True, "share of answers sampled at temperature 1 that are right"),
+    "greedy": Term("greedy", "%", True, "share of most-likely answers that are right"),
+    "length": Term("length", "tokens", False, "mean tokens of a completion"),
+    "format": Term("format", "%", True, "share of responses in the think / answer form"),
+    "language": Term(
+        "language consistency", "%", True, "share of the reasoning in the prompt's language"
+    ),
+    "refuse_harmful": Term("refuses harmful", "%", True, "harmful requests refused"),
+    "answer_harmless": Term("answers harmless", "%", True, "harmless look-alikes answered"),
+    "accuracy": Term("accuracy", "%", True, "share of rollouts with the right answer"),
+    "pair_accuracy": Term("pair accuracy", "%", True, "pairs ranked as the preference says"),
+    "reward": Term("reward", "", False, "mean weighted reward of a rollout"),
+    "loss": Term("loss", "nats / token", False, "mean loss of a training token"),
+    "kl": Term("KL", "nats", False, "to the reference (k3), mean over tokens"),
+    "entropy": Term("entropy", "nats", False, "mean entropy of the next-token distribution"),
+    "logprob_gap": Term(
+        "log-prob gap", "nats", False, "largest difference between sampler and trainer"
+    ),
+    "clip_fraction": Term("clipped ratios", "%", True, "share of tokens whose ratio was clipped"),
+    "all_equal_groups": Term(
+        "all-equal groups", "%", True, "groups whose rollouts all got one reward: no gradient"
+    ),
+    "truncated": Term("truncated", "%", True, "rollouts cut at the length limit"),
+    "masked": Term("masked", "%", True, "rollouts left out of the loss (verifier failed)"),
+    "tokens_per_second": Term("throughput", "tokens / s", False, "tokens handled a second"),
+    "grad_norm": Term("gradient norm", "", False, "global norm before clipping"),
+    "learning_rate": Term("learning rate", "", False, "step size of the optimizer"),
+}
+_FAMILIES = (
+    (
+        r"pass@(\w+)",
+        Term("pass@{}", "%", True, "share of prompts with a right answer in k samples"),
+    ),
+    (r"maj@(\w+)", Term("maj@{}", "%", True, "share of prompts whose majority answer is right")),
+    (r"reward/(.+)", Term("{}", "", False, "mean score of this reward term")),
+    (r"seconds_(.+)", Term("{} time", "s", False, "seconds a step spent here")),
+)
+_ORDER = ["pass@1", "greedy", "maj@", "pass@", "length", "format", "language"]
+
+
+def term(name: str) -> Term:
+    """The entry of a metric; `greedy/logic` reads as `greedy`, labelled `logic`."""
+    if name in TERMS:
+        return TERMS[name]
+    for pattern, entry in _FAMILIES:
+        match = re.fullmatch(pattern, name)
+        if match and "/" not in match[1]:
+            return entry._replace(label=entry.label.format(spoken(match[1])))
+    qualified = re.fullmatch(r"(.+) (\(.+\))", name)
+    if qualified:
+        entry = term(qualified[1])
+        return entry._replace(label=f"{entry.label} {qualified[2]}")
+    base, slash, task = name.partition("/")
+    if slash:
+        return term(base)._replace(label=spoken(task))
+    return Term(spoken(name))
+
+
+def column_order(name: str) -> tuple[int, str]:
+    """Sort key of table columns: the usual metrics first, then by name."""
+    for rank, known in enumerate(_ORDER):
+        if name == known or (known.endswith("@") and name.startswith(known)):
+            return rank, name
+    listed = list(TERMS)
+    return len(_ORDER) + (listed.index(name) if name in listed else len(listed)), name
+
+
+def spoken(name: str) -> str:
+    """`all_equal_groups` -> `all equal groups`."""
+    return name.replace("_", " ").strip() or name
+
+
+def plain(value: float | None) -> str:
+    """A number in at most four significant digits, never in more room than it needs."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if value == 0:
+        return "0"
+    if size >= 1e6 or size < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    if size >= 1000:
+        return f"{value:,.0f}"
+    digits = 1 if size >= 100 else 2 if size >= 1 else 3
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def show(name: str, value: float | None) -> str:
+    """A value of a metric in its unit, without the unit: `0.7362` of pass@1 is `73.6`."""
+    if value is None:
+        return "–"
+    if term(name).share:
+        return f"{100 * value:.1f}"
+    return f"{value:.1f}" if name == "length" else plain(value)
+
+
+def show_error(name: str, metric: Metric) -> str:
+    """The standard error as `±1.9` in the metric's unit; empty where there is none."""
+    if metric.stderr is None:
+        return ""
+    return f"±{show(name, metric.stderr)}"
+
+
+def with_unit(name: str, value: float | None) -> str:
+    """A value with its unit, for sentences and labels: `73.6 %`, `27.1 tokens`."""
+    return f"{show(name, value)} {term(name).unit}".strip()
+
+
+def duration(seconds: float | None) -> str:
+    """`95.2` -> `1 min 35 s`; below ten seconds with one decimal."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

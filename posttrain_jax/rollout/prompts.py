@@ -1,0 +1,55 @@
+"""Which prompts each rollout draws: named groups with shares, some of which join later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from posttrain_jax.api import Artifact
+from posttrain_jax.data.examples import load_examples
+from posttrain_jax.data.loader import Order
+from posttrain_jax.data.procedural import allot
+from posttrain_jax.policy import Text
+from posttrain_jax.rollout.engine import Prompts, concat, encode_prompts
+
+
+class PromptStream:
+    """The prompts of an RL stage, as a function of the rollout's number.
+
+    `config.prompts` is {name: {"data": sources, "share": weight, "start_step": update}}. A group's
+    prompts come in a shuffled order without end; it goes on where it stopped, also after a resume.
+    """
+
+    def __init__(self, config: Any, inputs: Mapping[str, Artifact], text: Text):
+        if not config.prompts:
+            raise ValueError("prompts is empty: an RL stage needs at least one group of prompts")
+        self._groups = {name: dict(group) for name, group in config.prompts.to_dict().items()}
+        self._count = config.rollout_size // config.group_size
+        self._updates = config.rollout_size // config.batch_size
+        self._tables: dict[str, Prompts] = {}
+        self._orders: dict[str, Order] = {}
+        for name in sorted(self._groups):
+            examples = load_examples(self._groups[name]["data"], inputs, config.seed)
+            table = encode_prompts(examples, *text, config.prompt_length, config.system)
+            self._tables[name] = table
+            self._orders[name] = Order(len(table.examples), config.seed)
+        self.skipped = sum(table.skipped for table in self._tables.values())
+
+    def counts(self, step: int) -> dict[str, int]:
+        """How many prompts each group gives to the rollout at this update."""
+        active = {
+            name: group.get("share", 1.0)
+            for name, group in sorted(self._groups.items())
+            if step >= group.get("start_step", 0)
+        }
+        if not active:
+            raise ValueError(f"no group of prompts is active at step {step}: lower a start_step")
+        return allot(active, self._count)
+
+    def draw(self, rollout: int, step: int) -> Prompts:
+        """The prompts of a rollout, group by group."""
+        parts = []
+        for name, count in self.counts(step).items():
+            before = sum(self.counts(r * self._updates).get(name, 0) for r in range(rollout))
+            parts.append(self._tables[name].take(self._orders[name].take(before, count)))
+        return concat(parts)

@@ -1,0 +1,182 @@
+"""Evaluation of a policy on held-out problems: greedy, and k samples a problem.
+
+pass@1 is the mean over k samples, its standard error the one over problems (samples of a problem
+are not independent). Reasoning problems are graded by `verifier`; chat and safety ones by their
+task, as shares of their own. A metric `x/<name>` speaks of the problems of one task or source.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from posttrain_jax import artifacts
+from posttrain_jax.api import Artifact
+from posttrain_jax.data.examples import load_examples
+from posttrain_jax.evals.accuracy import majority, pass_at_k
+from posttrain_jax.mesh import all_rows, check_batch, local_rows, local_slice
+from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr
+from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
+from posttrain_jax.rollout import engine
+from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.verifiers.formulas.answer_text import find_answer
+from posttrain_jax.verifiers.pool import Pool
+
+DEFAULTS = {
+    "data": {},
+    "system": "",
+    "verifier": "task_answer",
+    "verifier_options": {},
+    "samples": 4,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "batch_size": 64,
+    "prompt_length": ...,
+    "max_new": ...,
+    "model_options": {},
+    "workers": 2,
+    "shown_samples": 16,
+}
+COLUMNS = ("correct", "format", "language", "length", "finished", "answer", "refused")
+
+
+class Graded(NamedTuple):
+    """Graded samples of all problems: arrays [problems, samples]."""
+
+    correct: np.ndarray
+    format: np.ndarray
+    language: np.ndarray
+    length: np.ndarray
+    finished: np.ndarray
+    answer: np.ndarray
+    refused: np.ndarray
+
+
+def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
+    """Evaluate inputs["policy"]."""
+    mesh, text, phases = open_mesh(config), open_text(config), PhaseTimer()
+    check_batch(mesh, "batch_size", config.batch_size)
+    terms = {
+        "correct": {"verifier": config.verifier, **config.verifier_options},
+        "format": {"verifier": "format"},
+        "language": {"verifier": "language"},
+    }
+    sampled = Sampling(temperature=config.temperature, top_p=config.top_p)
+    passes = {"greedy": (Sampling(temperature=0.0), 1), "sampled": (sampled, config.samples)}
+    with jax.set_mesh(mesh), Pool(terms, workers=config.workers) as pool:
+        model, params = load_policy(inputs["policy"], mesh, **config.model_options)
+        params = engine.for_sampling(params, model, mesh)
+        examples = load_examples(config.data, inputs, config.seed)
+        prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
+        number = -(-len(prompts.examples) // config.batch_size)
+        graded: dict[str, Graded] = {}
+        with MetricLogger(workdir, number * len(passes), stage_title(workdir)) as log:
+            for name, (sampling, group) in passes.items():
+                parts = []
+                for index, (batch, real) in enumerate(engine.batches(prompts, config.batch_size)):
+                    with phases("sample"):
+                        rollout = engine.roll_out(
+                            model, params, batch, mesh, text.tokenizer, sampling=sampling,
+                            seed=config.seed, first_uid=index * config.batch_size * group,
+                            group_size=group, max_new=config.max_new,
+                        )  # fmt: skip
+                        jax.block_until_ready(rollout)
+                    with phases("verify"):
+                        part, rows = grade(pool, rollout, batch, group, mesh, text.tokenizer)
+                    parts.append(part[:real])
+                    step = index + 1 + (number if name == "sampled" else 0)
+                    log(step, {"accuracy": float(part[:real, :, 0].mean()), "pass": name})
+                    if index == 0:
+                        log.samples(step, rows[: config.shown_samples])
+                graded[name] = Graded(*np.moveaxis(np.concatenate(parts), 2, 0))
+    metrics = summarise(prompts.examples, graded["greedy"], graded["sampled"])
+    return artifacts.finish(
+        workdir, metrics={**metrics, "skipped_prompts": prompts.skipped}, phases=phases.seconds
+    )
+
+
+def grade(pool, rollout, prompts, group: int, mesh, tokenizer) -> tuple[np.ndarray, list[dict]]:
+    """Grades [prompts, samples, COLUMNS] of one batch on every host, and this host's texts."""
+    here = local_slice(rollout.tokens_BT)
+    examples = [e for e in prompts.examples for _ in range(group)][here]
+    texts = engine.responses(rollout, tokenizer)
+    scores, _ = pool(texts, examples)
+    mask = local_rows(rollout.completion_mask_BT)
+    finished = local_rows(rollout.finished_B)
+    answers = [find_answer(t) for t in texts]
+    columns = [
+        *scores.T,
+        mask.sum(axis=1),
+        finished,
+        [zlib.crc32(a.text.strip().encode()) & 0x7FFFFF if a else 0 for a in answers],
+        [refuses(t) for t in texts],
+    ]
+    local = np.stack([np.asarray(c, np.float32) for c in columns], axis=1)
+    rows = [
+        {
+            "prompt": e["prompt"], "response": t, "reward": float(s[0]), "finished": bool(f),
+            "rewards": dict(zip(pool.names, map(float, s), strict=True)), "example_id": e["id"],
+        }
+        for e, t, s, f in zip(examples, texts, scores, finished, strict=True)
+    ]  # fmt: skip
+    table = all_rows(mesh, local)
+    return table.reshape(len(prompts.examples), group, len(COLUMNS)), rows
+
+
+def refuses(text: str) -> bool:
+    """Whether a response declines."""
+    from posttrain_jax.data.tasks.safety import is_refusal
+
+    return is_refusal(text)
+
+
+def summarise(
+    examples: Sequence[Mapping[str, Any]], greedy: Graded, sampled: Graded
+) -> dict[str, Any]:
+    """All metrics as {"mean", "stderr", "n"}; n counts problems."""
+    kind = np.array([e.get("kind", "reasoning") for e in examples])
+    metrics: dict[str, Any] = {}
+    reasoning = np.flatnonzero(kind == "reasoning")
+    if len(reasoning):
+        metrics |= reasoning_metrics(greedy, sampled, reasoning)
+        names = np.array([e.get("task") or e["source"] for e in examples])
+        for name in sorted(set(names[reasoning])):
+            chosen = np.flatnonzero((names == name) & (kind == "reasoning"))
+            metrics[f"pass@1/{name}"] = mean_stderr(sampled.correct[chosen].mean(axis=1))
+            metrics[f"greedy/{name}"] = mean_stderr(greedy.correct[chosen, 0])
+        languages = np.array([e.get("language", "") for e in examples])
+        for name in sorted(set(languages[reasoning])):
+            chosen = np.flatnonzero((languages == name) & (kind == "reasoning"))
+            metrics[f"language/{name}"] = mean_stderr(sampled.language[chosen].mean(axis=1))
+    harmful = np.array([bool(e.get("harmful")) for e in examples])
+    for name, chosen, value in (
+        ("refuse_harmful", (kind == "safety") & harmful, greedy.refused[:, 0]),
+        ("answer_harmless", (kind == "safety") & ~harmful, 1 - greedy.refused[:, 0]),
+        ("helpful", kind == "helpful", greedy.correct[:, 0]),
+    ):
+        if chosen.any():
+            metrics[name] = mean_stderr(value[chosen])
+    return metrics
+
+
+def reasoning_metrics(greedy: Graded, sampled: Graded, chosen: np.ndarray) -> dict[str, Any]:
+    """The metrics of the reasoning problems."""
+    n = sampled.correct.shape[1]
+    correct = sampled.correct[chosen]
+    votes = [majority(a, c) for a, c in zip(sampled.answer[chosen], correct, strict=True)]
+    passed = [pass_at_k(n, int(c.sum()), n) for c in correct]
+    return {
+        "pass@1": mean_stderr(correct.mean(axis=1)),
+        "greedy": mean_stderr(greedy.correct[chosen, 0]),
+        f"maj@{n}": mean_stderr(votes),
+        f"pass@{n}": mean_stderr(passed),
+        "length": mean_stderr(sampled.length[chosen].mean(axis=1)),
+        "format": mean_stderr(sampled.format[chosen].mean(axis=1)),
+        "language": mean_stderr(sampled.language[chosen].mean(axis=1)),
+        "finished": mean_stderr(sampled.finished[chosen].mean(axis=1)),
+    }

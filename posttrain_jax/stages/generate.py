@@ -1,0 +1,146 @@
+"""Sample n responses a prompt and keep every one, with its scores.
+
+Each process appends its own rows to a part file, batch by batch; process 0 merges the parts. A
+killed run continues with the first batch that some process has not written. A row is the prompt's
+example with `response`, `sample`, `index`, `length`, `finished`, `scores`, `masked` (the verifier failed) and
+`forged` (the response holds a turn marker).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from posttrain_jax import artifacts, interrupt, process
+from posttrain_jax.api import Artifact
+from posttrain_jax.data.examples import DATA, load_examples
+from posttrain_jax.files import write_text
+from posttrain_jax.mesh import all_rows, check_batch, local_rows, local_slice
+from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr, read_rows
+from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
+from posttrain_jax.rollout import engine
+from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.verifiers.pool import Pool
+
+DEFAULTS = {
+    "data": {},
+    "system": "",
+    "samples": ...,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "batch_size": 32,
+    "prompt_length": ...,
+    "max_new": ...,
+    "verifiers": {},
+    "model_options": {},
+    "workers": 2,
+}
+
+
+def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
+    """Sample from inputs["policy"]; `verifiers` names the scores, {name: {"verifier": ...}}."""
+    mesh, text, phases = open_mesh(config), open_text(config), PhaseTimer()
+    check_batch(mesh, "batch_size", config.batch_size)
+    part = workdir / f"part-{process.index()}.jsonl"
+    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
+    with jax.set_mesh(mesh), Pool(config.verifiers.to_dict(), workers=config.workers) as pool:
+        model, params = load_policy(inputs["policy"], mesh, **config.model_options)
+        params = engine.for_sampling(params, model, mesh)
+        examples = load_examples(config.data, inputs, config.seed)
+        prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
+        number = -(-len(prompts.examples) // config.batch_size)
+        start = _resume(part, mesh)
+        with MetricLogger(workdir, number, stage_title(workdir), start) as log:
+            for index, (batch, real) in enumerate(
+                engine.batches(prompts, config.batch_size, start), start
+            ):
+                with phases("sample"):
+                    rollout = engine.roll_out(
+                        model, params, batch, mesh, text.tokenizer, sampling=sampling,
+                        seed=config.seed, first_uid=index * config.batch_size * config.samples,
+                        group_size=config.samples, max_new=config.max_new,
+                    )  # fmt: skip
+                    jax.block_until_ready(rollout)
+                with phases("verify"):
+                    rows = score(pool, rollout, batch, config.samples, text.tokenizer)
+                first = index * config.batch_size
+                kept = [r | {"index": first + r["index"]} for r in rows if r["index"] < real]
+                _append(part, index, kept)
+                log(index + 1, _means(rows, pool.names, mesh))
+                if interrupt.requested():
+                    raise interrupt.Interrupted(index + 1)
+    jax.block_until_ready(all_rows(mesh, np.zeros(mesh.size // jax.process_count(), np.float32)))
+    rows = _merge(workdir) if process.index() == 0 else []
+    metrics: dict[str, Any] = {"prompts": len(prompts.examples), "skipped_prompts": prompts.skipped}
+    for name in pool.names if rows else ():
+        by_prompt: dict[int, list[float]] = {}
+        for row in rows:
+            by_prompt.setdefault(row["index"], []).append(row["scores"][name])
+        metrics[name] = mean_stderr([float(np.mean(v)) for v in by_prompt.values()])
+    return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
+
+
+def score(pool: Pool, rollout, prompts: engine.Prompts, group: int, tokenizer) -> list[dict]:
+    """This host's rows of a batch; `index` is the prompt's place in the batch."""
+    here = local_slice(rollout.tokens_BT)
+    owners = np.repeat(np.arange(len(prompts.examples)), group)[here]
+    samples = np.tile(np.arange(group), len(prompts.examples))[here]
+    texts = engine.responses(rollout, tokenizer)
+    scores, valid = pool(texts, [prompts.examples[i] for i in owners])
+    lengths = local_rows(rollout.completion_mask_BT).sum(axis=1)
+    finished = local_rows(rollout.finished_B)
+    return [
+        {
+            **prompts.examples[owner], "response": text, "index": int(owner), "sample": int(sample),
+            "length": int(length), "finished": bool(end), "masked": not ok,
+            "forged": any(marker in text for marker in tokenizer.markers),
+            "scores": dict(zip(pool.names, map(float, row), strict=True)),
+        }
+        for owner, sample, text, length, end, ok, row in zip(
+            owners, samples, texts, lengths, finished, valid, scores, strict=True
+        )
+    ]  # fmt: skip
+
+
+def _resume(part: Path, mesh) -> int:
+    """Batches that every process has written whole; what lies past them is cut off."""
+    done = {row["step"] for row in read_rows(part) if row.get("end")}
+    mine = np.full(mesh.size // jax.process_count(), len(done), np.float32)
+    common = int(all_rows(mesh, mine).min()) if jax.process_count() > 1 else len(done)
+    kept = [row for row in read_rows(part) if row["step"] < common]
+    if part.exists():
+        write_text(part, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    return common
+
+
+def _append(part: Path, batch: int, rows: list[dict]) -> None:
+    """Write a batch's rows and the line that says they are all there."""
+    lines = [{"step": batch, **row} for row in rows] + [{"step": batch, "end": True}]
+    with open(part, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _merge(workdir: Path) -> list[dict]:
+    """All parts in the order of prompts and samples, as the artifact's data.jsonl."""
+    rows = [r for part in workdir.glob("part-*.jsonl") for r in read_rows(part) if "end" not in r]
+    rows.sort(key=lambda r: (r["index"], r["sample"]))
+    for row in rows:
+        del row["step"]
+    write_text(
+        workdir / DATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    )
+    for part in workdir.glob("part-*.jsonl"):
+        part.unlink()
+    return rows
+
+
+def _means(rows: list[dict], names, mesh) -> dict[str, float]:
+    table = np.array([[r["scores"][n] for n in names] for r in rows], np.float32)
+    return dict(zip(names, map(float, all_rows(mesh, table).mean(axis=0)), strict=True))

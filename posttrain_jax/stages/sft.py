@@ -1,0 +1,123 @@
+"""Supervised fine-tuning: packed conversations, loss on the assistant's tokens only.
+
+The normalisation is the mean over all loss tokens of the batch. Data that doesn't fit into
+`length` is left out and counted. Where the policy comes from a file, not from an earlier stage,
+put an `import` stage before this one.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from posttrain_jax import artifacts, train_state
+from posttrain_jax.api import Artifact, Batch, Model, Params
+from posttrain_jax.checkpoint import Checkpoints
+from posttrain_jax.data.examples import encode_examples, load_examples
+from posttrain_jax.data.loader import Order, row_batch
+from posttrain_jax.data.pack import Rows, pack
+from posttrain_jax.losses import sft as cross_entropy
+from posttrain_jax.losses.common import aggregation_weights
+from posttrain_jax.mesh import check_batch
+from posttrain_jax.metrics import MetricLogger, PhaseTimer
+from posttrain_jax.policy import load_policy, open_mesh, open_text, save_policy, stage_title
+
+DEFAULTS = {
+    "data": {},
+    "system": "",
+    "length": ...,
+    "batch_size": ...,
+    "microbatches": 1,
+    "steps": 0,
+    "epochs": 0.0,
+    "lr": ...,
+    "lr_schedule": "cosine",
+    "lr_end_ratio": 0.1,
+    "warmup": 0,
+    "optimizer": {},
+    "aggregation": "token_mean_global",
+    "model_options": {},
+    "save_every": 50,
+}
+
+
+def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
+    """Fine-tune inputs["policy"] on `config.data`; `steps`, or `epochs` over the packed rows."""
+    mesh, text = open_mesh(config), open_text(config)
+    with jax.set_mesh(mesh):
+        model, params = load_policy(inputs["policy"], mesh, **config.model_options)
+        examples = load_examples(config.data, inputs, config.seed)
+        sequences = encode_examples(examples, *text, config.system)
+        rows, dropped = pack(sequences, config.length, text.tokenizer.pad_id)
+        params, phases, last = train(config, workdir, mesh, model, params, rows)
+        save_policy(workdir, model, params)
+    return artifacts.finish(
+        workdir,
+        metrics={**last, "examples": len(examples), "rows": len(rows.tokens), "dropped": dropped},
+        phases=phases,
+    )
+
+
+def count_steps(config: Any, rows: int) -> int:
+    """The number of updates that `steps` or `epochs` asks for.
+
+    Raises:
+      ValueError: both are set, or neither.
+    """
+    if bool(config.steps) == bool(config.epochs):
+        raise ValueError(f"set one of steps={config.steps} and epochs={config.epochs}, not both")
+    return config.steps or max(1, round(config.epochs * rows / config.batch_size))
+
+
+def train(
+    config: Any, workdir: Path, mesh: jax.sharding.Mesh, model: Model, params: Params, rows: Rows
+) -> tuple[Params, dict[str, float], dict[str, float]]:
+    """The loop over packed rows.
+
+    Returns:
+      the parameters, seconds by phase, and the last step's loss.
+    """
+    check_batch(mesh, "batch_size", config.batch_size)
+    check_batch(mesh, "batch_size / microbatches", config.batch_size // config.microbatches)
+    steps = count_steps(config, len(rows.tokens))
+    order, checkpoints = Order(len(rows.tokens), config.seed), Checkpoints(workdir, config.save_every)
+    optimizer = train_state.make_optimizer(**config.optimizer)
+    update = train_state.make_update(
+        model, optimizer, cross_entropy.loss, microbatches=config.microbatches
+    )
+    state = train_state.init_state(params, optimizer)
+    start, state, meta = checkpoints.restore(state) or (0, state, {})
+    phases = PhaseTimer(meta.get("phases"))
+    last = meta.get("last", {})
+    with MetricLogger(workdir, steps, stage_title(workdir), start) as log:
+        for step in range(start, steps):
+            begun = time.monotonic()
+            with phases("compile" if step == start else "update"):
+                chosen = order.take(step * config.batch_size, config.batch_size)
+                batch = weigh(row_batch(mesh, rows, chosen), config.aggregation, config.microbatches)
+                lr = train_state.learning_rate(
+                    step, peak=config.lr, total=steps, warmup=config.warmup,
+                    schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
+                )  # fmt: skip
+                state, metrics = update(state, batch, jnp.float32(lr))
+                last = {"loss": float(metrics["loss"])}
+            tokens = rows.mask.shape[1] * config.batch_size
+            rate = tokens / (time.monotonic() - begun)
+            log(step + 1, {**metrics, "learning_rate": lr, "tokens_per_second": rate})
+            meta = {"phases": phases.seconds, "last": last}
+            checkpoints.after(step + 1, state, meta)
+    checkpoints.close()
+    return state.params, phases.seconds, {**last, "skipped": int(state.skipped)}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def weigh(batch: Batch, aggregation: str, microbatches: int) -> Batch:
+    """A batch whose 0/1 weights became those of its aggregation."""
+    weight = aggregation_weights(batch.weight_BT, aggregation, microbatches=microbatches)
+    return batch._replace(weight_BT=weight)

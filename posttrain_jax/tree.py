@@ -1,0 +1,31 @@
+"""Arithmetic and hashing over trees of arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def where(condition: jax.Array, a: Any, b: Any) -> Any:
+    """Leaf by leaf `a` where the scalar condition holds, else `b`."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def cast(tree: Any, dtype: str) -> Any:
+    """Floating leaves as `dtype`."""
+    return jax.tree.map(
+        lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+    )
+
+
+def digest(tree: Any) -> str:
+    """A hex digest of all leaves, bit for bit, with their paths."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        sha.update(jax.tree_util.keystr(path).encode())
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,1 @@
+"""Reading and comparing written mathematics; what `math_answer` is made of."""

@@ -1,0 +1,213 @@
+"""Whether two scalar expressions are equal: exactly where they are rational, else with sympy.
+
+Sympy's simplification can run for hours, so equality is decided numerically: two expressions are
+equal where their difference vanishes to 30 digits at fixed points, of either sign, for every
+variable (the identity test of Schwartz and Zippel; for constants there is one point). Evaluating
+can still hang on towers of powers: call this only where a deadline is enforced from outside, as
+the workers of `pool.Pool` do. Sympy is imported on first use.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+from posttrain_jax.verifiers.formulas.expression import Node, Unreadable
+
+_BITS = 20_000
+_DIGITS = 30
+_POINTS = 5
+_RENAMED = {
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arcsinh": "asinh", "arsinh": "asinh",
+    "arccosh": "acosh", "arcosh": "acosh", "arctanh": "atanh", "artanh": "atanh", "ln": "log",
+    "abs": "Abs", "ceil": "ceiling", "min": "Min", "max": "Max",
+}  # fmt: skip
+_ARITY = {"log_base": 2, "binomial": 2, "gcd": 2, "lcm": 2, "min": None, "max": None}
+
+
+def rational(node: Node) -> Fraction | None:
+    """The exact value of an expression of rational numbers only, else None.
+
+    Raises:
+      Unreadable: the value or a power in it has more than 20,000 bits, or a division by zero.
+    """
+    kind = node[0]
+    if kind == "num":
+        return node[1]
+    if kind not in ("add", "mul", "div", "pow", "neg", "fact"):
+        return None
+    values = [rational(child) for child in node[1:]]
+    if any(value is None for value in values):
+        return None
+    a, b = values[0], values[-1]
+    assert a is not None and b is not None
+    if kind == "neg":
+        return -a
+    if kind == "fact":
+        if a.denominator != 1 or not 0 <= a <= 1000:
+            raise Unreadable("factorial of something else than an integer up to 1000")
+        return Fraction(math.factorial(int(a)))
+    if kind == "pow":
+        return _power(a, b)
+    if kind == "div" and b == 0:
+        raise Unreadable("division by zero")
+    result = a + b if kind == "add" else a * b if kind == "mul" else a / b
+    if _bits(result) > _BITS:
+        raise Unreadable(f"a number of more than {_BITS} bits")
+    return result
+
+
+def _bits(value: Fraction) -> int:
+    return max(value.numerator.bit_length(), value.denominator.bit_length())
+
+
+def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
+    if exponent.denominator != 1:
+        if _bits(exponent) > 64:
+            raise Unreadable("an exponent of more than 64 bits")
+        return _exact_root(base, exponent)
+    if abs(exponent) * _bits(base) > _BITS:
+        raise Unreadable(f"a power of more than {_BITS} bits")
+    if base == 0 and exponent <= 0:
+        raise Unreadable("0 to a power below 1")
+    return base ** int(exponent)
+
+
+def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
+    """base ** (n/2) where both parts are squares: the one root that answers often hide."""
+    if exponent.denominator != 2 or base < 0 or abs(exponent.numerator) > 9:
+        return None
+    top, bottom = math.isqrt(base.numerator), math.isqrt(base.denominator)
+    if Fraction(top * top, bottom * bottom) != base or (base == 0 and exponent < 0):
+        return None
+    return Fraction(top, bottom) ** exponent.numerator
+
+
+def to_sympy(node: Node) -> Any:
+    """The sympy expression of a scalar node.
+
+    Raises:
+      Unreadable: not a scalar, or a number beyond the bounds of `rational`.
+    """
+    import sympy
+
+    exact = rational(node)
+    if exact is not None:
+        return sympy.Rational(exact.numerator, exact.denominator)
+    kind = node[0]
+    if kind == "sym":
+        return sympy.Symbol(node[1])
+    if kind == "const":
+        return {"pi": sympy.pi, "e": sympy.E, "i": sympy.I, "inf": sympy.oo}[node[1]]
+    if kind not in ("add", "mul", "div", "pow", "neg", "fact", "fn", "call"):
+        raise Unreadable(f"a {kind} where a number is expected")
+    if kind == "fn":
+        return _function(node[1], [to_sympy(child) for child in node[2:]])
+    if kind == "call":
+        return sympy.Function(node[1])(*[to_sympy(child) for child in node[2:]])
+    parts = [to_sympy(child) for child in node[1:]]
+    if kind == "neg":
+        return -parts[0]
+    if kind == "fact":
+        return sympy.factorial(parts[0])
+    a, b = parts
+    if kind in ("add", "mul"):
+        return a + b if kind == "add" else a * b
+    return a / b if kind == "div" else a**b
+
+
+def _function(name: str, args: list[Any]) -> Any:
+    import sympy
+
+    arity = _ARITY.get(name, 1)
+    if arity is not None and len(args) != arity:
+        raise Unreadable(f"{name} of {len(args)} arguments, expected {arity}")
+    if name == "log":
+        return sympy.log(args[0], 10)
+    if name == "log_base":
+        return sympy.log(args[0], args[1])
+    if name in ("gcd", "lcm") and not all(arg.is_Integer for arg in args):
+        raise Unreadable(f"{name} of something else than integers")
+    return getattr(sympy, _RENAMED.get(name, name))(*args)
+
+
+def _points(names: list[str]) -> list[dict[Any, Any]]:
+    """Fixed values in (-2, 2) without structure: fractional parts of multiples of sqrt(5)."""
+    import sympy
+
+    points = []
+    for i in range(_POINTS):
+        steps = [(i * 37 + k * 101 + 11) * 2_236_067_977 % 1_000_000_007 for k in range(len(names))]
+        values = [sympy.Rational(4 * step, 1_000_000_007) - 2 for step in steps]
+        if i == 0:
+            values = [abs(value) for value in values]
+        points.append(dict(zip(map(sympy.Symbol, names), values, strict=True)))
+    return points
+
+
+def _evaluate(expression: Any, point: dict[Any, Any]) -> Any | None:
+    value = expression.subs(point).evalf(_DIGITS + 10)
+    if not value.is_number or value.has(*_infinities()) or value.free_symbols:
+        return None
+    return value
+
+
+def _infinities() -> tuple[Any, ...]:
+    import sympy
+
+    return sympy.oo, -sympy.oo, sympy.zoo, sympy.nan
+
+
+def same_value(a: Node, b: Node, *, tolerance: float = 0.0) -> bool:
+    """Whether two scalar nodes have the same value for all values of their variables.
+
+    `tolerance` is relative to `a` and only for constants. Undefined at all points means unequal.
+
+    Raises:
+      Unreadable: one of them isn't a scalar or is beyond the bounds.
+    """
+    if a == b:
+        return True
+    exact = rational(a), rational(b)
+    if exact[0] is not None and exact[1] is not None:
+        return abs(exact[0] - exact[1]) <= Fraction(tolerance) * abs(exact[0])
+    left, right = to_sympy(a), to_sympy(b)
+    if left == right:
+        return True
+    if left.has(*_infinities()) or right.has(*_infinities()):
+        return False
+    return _vanishes(left, right, tolerance)
+
+
+def _vanishes(left: Any, right: Any, tolerance: float) -> bool:
+    names = sorted(str(s) for s in left.free_symbols | right.free_symbols)
+    seen = 0
+    for point in _points(names) if names else [{}]:
+        values = _evaluate(left, point), _evaluate(right, point)
+        if values[0] is None or values[1] is None:
+            continue
+        scale = abs(values[0]) + abs(values[1])
+        allowed = 10.0**-_DIGITS * (scale + 1) if names or not tolerance else tolerance * scale / 2
+        if abs(values[0] - values[1]) > allowed:
+            return False
+        seen += 1
+    return seen >= (2 if names else 1)
+
+
+def proportional(a: Node, b: Node, positive: bool) -> bool:
+    """Whether a = c b for one nonzero constant c (a positive one on demand) at every point."""
+    left, right = to_sympy(a), to_sympy(b)
+    names = sorted(str(s) for s in left.free_symbols | right.free_symbols)
+    if not names:
+        return False
+    ratios = []
+    for point in _points(names):
+        values = _evaluate(left, point), _evaluate(right, point)
+        if values[0] is None or values[1] is None or abs(values[1]) < 1e-25:
+            continue
+        ratios.append(values[0] / values[1])
+    if len(ratios) < 2 or abs(ratios[0]) < 1e-25:
+        return False
+    first = ratios[0]
+    if positive and not (first.is_real and first > 0):
+        return False
+    return all(abs(ratio - first) <= 10.0**-25 * abs(first) for ratio in ratios)

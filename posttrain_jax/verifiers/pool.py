@@ -1,0 +1,234 @@
+"""The pool of verifier workers on the host: text in, rewards out, whatever a verifier does.
+
+Each worker is a process of its own (`process.py`, `worker.py`), owned by one thread that hands it
+chunks of items and watches the clock (`owner.py`). For every verifier and item:
+
+- past the deadline, the worker is killed and replaced; only that verdict becomes `timeout`,
+  score 0. The deadline is in CPU seconds, so that verdicts don't depend on the load of the
+  machine; four times as much wall time is the backstop for a verifier that sleeps.
+- a worker that dies is replaced and the verdict it was at is tried once more; the second death is
+  `poisoned`, score 0, and the item goes to the quarantine file.
+- a verifier that raises gives `infra_error`: the sample is masked out of the loss, counted, and
+  above a small share of a batch the whole batch fails with the verifiers' own messages.
+
+Not covered in this version: there is no jail, since nothing that a model wrote is executed.
+"""
+
+import atexit
+import json
+import math
+import queue
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from posttrain_jax.api import Verdict
+from posttrain_jax.verifiers.owner import Batch, Chunk, Key, Owner
+from posttrain_jax.verifiers.terms import make_terms
+
+_LARGEST_CHUNK = 64
+_FEW = 3
+_COUNTS = ("samples", "verdicts", "timeouts", "infra_errors", "deaths", "poisoned", "restarts")
+
+
+class Verdicts(NamedTuple):
+    """What the pool says of a batch.
+
+    Attributes:
+      rewards_BW: float32 scores, one column a term, unweighted.
+      mask_B: False where a sample must be left out of the loss (an `infra_error`).
+      verdicts: the full verdicts, one tuple a sample, in the order of the terms.
+    """
+
+    rewards_BW: np.ndarray
+    mask_B: np.ndarray
+    verdicts: list[tuple[Verdict, ...]]
+
+
+class Pool:
+    """Worker processes that score responses.
+
+    Args:
+      terms: `{"accuracy": {"verifier": "task_answer", "weight": 1.0, <options>}}`, see
+        `terms.make_terms`.
+      workers: processes.
+      deadline: CPU seconds a verifier may take for one item.
+      wall_factor: the wall time it may take, as a multiple of `deadline`.
+      max_infra_share: above this share of `infra_error` samples in a batch, and above three of
+        them, the batch fails.
+      memory_mb: the address space of a worker.
+      quarantine: a JSONL file that poisoned items are appended to.
+
+    Attributes:
+      names: the terms' names, the columns of `rewards_BW`.
+      weights: their weights, which the scores aren't multiplied by.
+
+    Raises:
+      ValueError, TypeError: from `make_terms`, or a size below 1.
+    """
+
+    def __init__(
+        self,
+        terms: Mapping[str, Mapping[str, Any]],
+        *,
+        workers: int = 2,
+        deadline: float = 5.0,
+        wall_factor: float = 4.0,
+        max_infra_share: float = 0.005,
+        memory_mb: int = 4096,
+        quarantine: str | Path | None = None,
+    ):
+        if workers < 1 or deadline <= 0 or wall_factor < 1:
+            raise ValueError(
+                f"workers={workers}, deadline={deadline}, wall_factor={wall_factor}: expected at "
+                "least 1 worker, a deadline above 0 and a factor of at least 1"
+            )
+        self._terms = make_terms(terms)
+        self.names = tuple(term.name for term in self._terms)
+        self.weights = tuple(term.weight for term in self._terms)
+        self._max_infra_share = max_infra_share
+        self._quarantine = Path(quarantine) if quarantine else None
+        self._chunks: queue.SimpleQueue[Chunk | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._counts = Counter[str]()
+        self._open: set[Batch] = set()
+        self._closed = threading.Event()
+        setup = {"terms": [list(term) for term in self._terms], "memory_mb": memory_mb}
+        limits = (deadline, deadline * wall_factor)
+        self._owners = [
+            Owner(setup, self._chunks, self._closed, limits, self._count, self._poisoned)
+            for _ in range(workers)
+        ]
+        for owner in self._owners:
+            owner.start()
+        atexit.register(self.close)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Since the start: samples, verdicts, timeouts, infra_errors, deaths, poisoned, restarts.
+
+        `samples` are those of finished batches; `infra_errors` counts verdicts; `restarts` the
+        workers started in place of another.
+        """
+        with self._lock:
+            return {name: self._counts[name] for name in _COUNTS}
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the workers that are up."""
+        return sorted(owner.pid for owner in self._owners if owner.pid is not None)
+
+    def __call__(
+        self, responses: Sequence[str], examples: Sequence[Mapping[str, Any]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`(rewards_BW, mask_B)` of a batch, in its order: see `Verdicts`.
+
+        Raises:
+          RuntimeError: too many `infra_error` samples, no worker can start, or a closed pool.
+        """
+        verdicts = self.verdicts(responses, examples)
+        return verdicts.rewards_BW, verdicts.mask_B
+
+    def verdicts(self, responses: Sequence[str], examples: Sequence[Mapping[str, Any]]) -> Verdicts:
+        """As `__call__`, with every verdict."""
+        return self.submit(responses, examples).result()
+
+    def submit(
+        self, responses: Sequence[str], examples: Sequence[Mapping[str, Any]]
+    ) -> Future[Verdicts]:
+        """Start on a batch and return at once; the future's result is what `verdicts` returns.
+
+        Raises:
+          ValueError: the two sequences differ in length.
+          RuntimeError: the pool is closed.
+        """
+        if len(responses) != len(examples):
+            raise ValueError(f"{len(responses)} responses for {len(examples)} examples")
+        batch = Batch(list(responses), list(examples), len(self.names), self._finish)
+        with self._lock:
+            if self._closed.is_set():
+                raise RuntimeError("the verifier pool is closed")
+            self._open.add(batch)
+        if not responses:
+            self._finish(batch)
+        size = math.ceil(len(responses) / (4 * len(self._owners)))
+        size = max(1, min(_LARGEST_CHUNK, size))
+        for start in range(0, len(responses), size):
+            samples = range(start, min(start + size, len(responses)))
+            self._chunks.put(Chunk(batch, [(i, w) for i in samples for w in range(batch.terms)]))
+        return batch.future
+
+    def close(self) -> None:
+        """Stop the workers and reap them; what is unfinished fails. May be called again."""
+        with self._lock:
+            if self._closed.is_set():
+                return
+            self._closed.set()
+        for _ in self._owners:
+            self._chunks.put(None)
+        for owner in self._owners:
+            owner.join()
+        with self._lock:
+            unfinished = list(self._open)
+            self._open.clear()
+        for batch in unfinished:
+            batch.fail(RuntimeError("the verifier pool was closed before the batch was done"))
+        atexit.unregister(self.close)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _count(self, name: str, by: int = 1) -> None:
+        with self._lock:
+            self._counts[name] += by
+
+    def _poisoned(self, batch: Batch, key: Key, reason: str) -> None:
+        """Append an item that killed two workers to the quarantine file."""
+        self._count("poisoned")
+        if self._quarantine is None:
+            return
+        sample, term = key
+        row = {"term": self.names[term], "verifier": self._terms[term].verifier, "reason": reason}
+        row |= {"response": batch.responses[sample], "example": dict(batch.examples[sample])}
+        with self._lock, self._quarantine.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _finish(self, batch: Batch) -> None:
+        """Hand over a batch that has all its verdicts or failed; called once, from any thread."""
+        with self._lock:
+            self._open.discard(batch)
+        if batch.error is not None:
+            batch.future.set_exception(batch.error)
+            return
+        rows = [tuple(v for v in row if v is not None) for row in batch.verdicts]
+        broken = [any(v.status == "infra_error" for v in row) for row in rows]
+        self._count("samples", len(rows))
+        self._count("infra_errors", sum(v.status == "infra_error" for row in rows for v in row))
+        if sum(broken) > max(_FEW, self._max_infra_share * len(rows)):
+            batch.future.set_exception(RuntimeError(self._complaint(rows, sum(broken))))
+            return
+        shape = (len(rows), len(self.names))
+        rewards_BW = np.array([[v.score for v in row] for row in rows], np.float32).reshape(shape)
+        mask_B = ~np.array(broken, bool).reshape(len(rows))
+        batch.future.set_result(Verdicts(rewards_BW, mask_B, rows))
+
+    def _complaint(self, rows: list[tuple[Verdict, ...]], broken: int) -> str:
+        reasons = Counter(
+            f"{name}: {verdict.detail}"
+            for row in rows
+            for name, verdict in zip(self.names, row, strict=True)
+            if verdict.status == "infra_error"
+        )
+        said = "; ".join(f"{reason} ({n} times)" for reason, n in reasons.most_common(3))
+        return (
+            f"verifiers failed on {broken} of {len(rows)} samples, above max_infra_share="
+            f"{self._max_infra_share:g}: {said}"
+        )

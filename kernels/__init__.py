@@ -1,7 +1,7 @@
 """Kernels, each beside a plain reference with the same signature; `impl="auto"` picks one.
 
-  attention      TPU: JAX's splash attention (Pallas). Elsewhere: XLA by query blocks.
-  token_logprobs log-prob and entropy of given tokens, chunked, never [B, T, V].
+attention: on TPU JAX's splash attention (Pallas), elsewhere XLA by query blocks.
+token_logprobs: log-prob and entropy of given tokens, chunked, never [B, T, V].
 """
 
 from posttrain_jax.kernels.attention import attention, decode_attention

@@ -1,7 +1,8 @@
 """Causal grouped-query attention within segments, and attention of one new token over a cache.
 
 Key `s` is visible to query `t` iff `s <= t` (by place in the row) and both lie in the same
-non-zero segment. Softmax runs in float32. Rows of padding return finite garbage.
+segment. Segment 0 is padding: it sees only padding, itself included, so its output is finite, of
+no meaning, and carries no gradient into real tokens. Softmax runs in float32.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 MASKED = -1e30
-QUERY_BLOCK = 128
+QUERY_BLOCK = 64
 MAX_BLOCKS = 16
+"""Query blocks are unrolled: at most so many, of at least QUERY_BLOCK places."""
 
 
 def attention(
@@ -46,49 +49,108 @@ def attention(
 
 
 def attention_ref(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:
-    """The plain reference: the whole [T, T] score matrix at once."""
-    length = q_BTNH.shape[1]
-    return _block(q_BTNH, k_BTKH, v_BTKH, segments_BT, segments_BT, 0, length)
+    """The plain reference: the whole [T, T] score matrix at once, differentiated by JAX."""
+    batch, length, heads, width = q_BTNH.shape
+    kv_heads = k_BTKH.shape[2]
+    q = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, width) * width**-0.5
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k_BTKH, preferred_element_type=jnp.float32)
+    visible = jnp.tril(segments_BT[:, :, None] == segments_BT[:, None, :])
+    scores = jnp.where(visible[:, None, None], scores, MASKED)
+    probs = jax.nn.softmax(scores, axis=-1).astype(v_BTKH.dtype)
+    return jnp.einsum("BKGTS,BSKH->BTKGH", probs, v_BTKH).reshape(batch, length, heads, width)
 
 
 def attention_xla(q_BTNH, k_BTKH, v_BTKH, segments_BT) -> jax.Array:
     """Query blocks of static size; block i reads only the keys that causality lets it see.
 
-    Each block is rematerialised in the backward pass, so no [T, T] array is kept.
+    Softmax is normalised after the product with the values, and the backward pass makes each
+    block's probabilities again from its log-sum-exp (Dao 2023, arXiv 2307.08691, algorithms 1
+    and 2, with all keys of a block at once), so no [T, T] array is kept.
     """
     length = q_BTNH.shape[1]
     size = max(QUERY_BLOCK, -(-length // MAX_BLOCKS))
-    if length <= size:
-        return attention_ref(q_BTNH, k_BTKH, v_BTKH, segments_BT)
-    out = []
-    for start in range(0, length, size):
-        stop = min(start + size, length)
-        block = jax.checkpoint(functools.partial(_block, start=start, stop=stop))
-        out.append(
-            block(
-                q_BTNH[:, start:stop],
-                k_BTKH[:, :stop],
-                v_BTKH[:, :stop],
-                segments_BT[:, start:stop],
-                segments_BT[:, :stop],
-            )
+    return _blocked(q_BTNH, k_BTKH, v_BTKH, segments_BT, min(size, length))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _blocked(q_BTNH, k_BTKH, v_BTKH, segments_BT, size: int):
+    return _blocked_forward(q_BTNH, k_BTKH, v_BTKH, segments_BT, size)[0]
+
+
+def _blocked_forward(q_BTNH, k_BTKH, v_BTKH, segments_BT, size):
+    kv_heads, width = k_BTKH.shape[2:]
+    k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+    outs, lses = [], []
+    for start, stop in _spans(q_BTNH.shape[1], size):
+        q = _rows(q_BTNH[:, start:stop], kv_heads) * width**-0.5
+        scores = _scores(q, k_BKSH[:, :, :stop], segments_BT, start, stop)
+        top = jnp.max(scores, axis=-1, keepdims=True)
+        exp = jnp.exp(scores - top)
+        total = jnp.sum(exp, axis=-1, keepdims=True)
+        out = _einsum("BKRS,BKSH->BKRH", exp.astype(v_BKSH.dtype), v_BKSH[:, :, :stop]) / total
+        outs.append(_unrows(out, stop - start).astype(q_BTNH.dtype))
+        lses.append(top + jnp.log(total))
+    out_BTNH = jnp.concatenate(outs, axis=1)
+    return out_BTNH, (q_BTNH, k_BTKH, v_BTKH, segments_BT, out_BTNH, lses)
+
+
+def _blocked_backward(size, saved, grad_out_BTNH):
+    q_BTNH, k_BTKH, v_BTKH, segments_BT, out_BTNH, lses = saved
+    length, kv_heads, width = q_BTNH.shape[1], k_BTKH.shape[2], q_BTNH.shape[3]
+    k_BKSH, v_BKSH = k_BTKH.swapaxes(1, 2), v_BTKH.swapaxes(1, 2)
+    grads_q, grad_k, grad_v = [], 0.0, 0.0
+    for (start, stop), lse in zip(_spans(length, size), lses, strict=True):
+        q, out, grad = (
+            _rows(x[:, start:stop], kv_heads) for x in (q_BTNH, out_BTNH, grad_out_BTNH)
         )
-    return jnp.concatenate(out, axis=1)
+        q = q * width**-0.5
+        k, v = k_BKSH[:, :, :stop], v_BKSH[:, :, :stop]
+        probs = jnp.exp(_scores(q, k, segments_BT, start, stop) - lse)
+        along = jnp.sum(grad.astype(jnp.float32) * out, axis=-1, keepdims=True)
+        grad_scores = probs * (_einsum("BKRH,BKSH->BKRS", grad, v) - along)
+        grad_scores = grad_scores.astype(q.dtype)
+        grad_q = _einsum("BKRS,BKSH->BKRH", grad_scores, k) * width**-0.5
+        grads_q.append(_unrows(grad_q, stop - start).astype(q.dtype))
+        after = ((0, 0), (0, 0), (0, length - stop), (0, 0))
+        grad_k += jnp.pad(_einsum("BKRS,BKRH->BKSH", grad_scores, q), after)
+        grad_v += jnp.pad(_einsum("BKRS,BKRH->BKSH", probs.astype(grad.dtype), grad), after)
+    grad_q = jnp.concatenate(grads_q, axis=1)
+    grad_k, grad_v = (jnp.swapaxes(x, 1, 2).astype(k_BTKH.dtype) for x in (grad_k, grad_v))
+    return grad_q, grad_k, grad_v, np.zeros(segments_BT.shape, jax.dtypes.float0)
 
 
-def _block(q_BTNH, k_BSKH, v_BSKH, q_segments_BT, k_segments_BS, start: int, stop: int):
-    """Queries at places start..stop of the row against keys at places 0..S."""
-    batch, length, heads, width = q_BTNH.shape
-    kv_heads = k_BSKH.shape[2]
-    q = q_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, width) * width**-0.5
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k_BSKH, preferred_element_type=jnp.float32)
-    causal_TS = jnp.arange(start, stop)[:, None] >= jnp.arange(k_BSKH.shape[1])[None, :]
-    same_BTS = q_segments_BT[:, :, None] == k_segments_BS[:, None, :]
-    visible = causal_TS & same_BTS & (k_segments_BS[:, None, :] != 0)
-    scores = jnp.where(visible[:, None, None], scores, MASKED)
-    probs = jax.nn.softmax(scores, axis=-1).astype(v_BSKH.dtype)
-    out = jnp.einsum("BKGTS,BSKH->BTKGH", probs, v_BSKH)
-    return out.reshape(batch, length, heads, width)
+_blocked.defvjp(_blocked_forward, _blocked_backward)
+
+_einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def _spans(length: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _rows(x_BTNH, kv_heads: int):
+    """[B, T, K * G, H] -> [B, K, G * T, H]: what shares a kv head becomes one matrix."""
+    batch, length, heads, width = x_BTNH.shape
+    x = x_BTNH.reshape(batch, length, kv_heads, heads // kv_heads, width)
+    return x.transpose(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, width)
+
+
+def _unrows(x_BKRH, length: int):
+    """The inverse of `_rows`."""
+    batch, kv_heads, _, width = x_BKRH.shape
+    x = x_BKRH.reshape(batch, kv_heads, -1, length, width)
+    return x.transpose(0, 3, 1, 2, 4).reshape(batch, length, -1, width)
+
+
+def _scores(q_BKRH, k_BKSH, segments_BT, start: int, stop: int):
+    """Masked scores of the scaled queries at places start..stop against keys 0..stop."""
+    group = q_BKRH.shape[2] // (stop - start)
+    scores = _einsum("BKRH,BKSH->BKRS", q_BKRH, k_BKSH)
+    places_R = jnp.tile(jnp.arange(start, stop), group)
+    segments_BR = jnp.tile(segments_BT[:, start:stop], (1, group))
+    causal_RS = places_R[:, None] >= jnp.arange(stop)
+    same_BRS = segments_BR[:, :, None] == segments_BT[:, None, :stop]
+    return jnp.where((causal_RS & same_BRS)[:, None], scores, MASKED)
 
 
 def decode_attention(

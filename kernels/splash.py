@@ -10,12 +10,14 @@ Left out: splitting the length over devices (ring attention), soft caps, local w
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
+
+from posttrain_jax.kernels.axes import BATCH_AXES, HEAD_AXES, dividing_axes
 
 BLOCKS = (1024, 512, 256, 128)
 """Query and key block sizes to choose from; the kernel works in multiples of 128 lanes."""
@@ -23,11 +25,6 @@ MAX_COMPUTE_BLOCK = 512
 """Keys of one block that are multiplied at once; bounds the scores held in VMEM."""
 MAX_PARTIAL_DQ = 8
 """Up to so many key blocks the fused backward kernel, which writes one partial dq for each."""
-
-BATCH_AXES = ("data", "fsdp")
-HEAD_AXES = ("tensor",)
-"""Mesh axes of rows and heads. They repeat `mesh.RULES`, which kernels may not import; a test
-holds the two equal."""
 
 
 def attention_splash(
@@ -59,8 +56,8 @@ def attention_splash(
     def local(q, k, v, segments):
         return _attend(q, k, v, segments, interpret)
 
-    rows = _axes_that_divide(BATCH_AXES, q_BTNH.shape[0])
-    split_heads = _axes_that_divide(HEAD_AXES, kv_heads)
+    rows = dividing_axes(BATCH_AXES, q_BTNH.shape[0])
+    split_heads = dividing_axes(HEAD_AXES, kv_heads)
     if not rows and not split_heads:
         return local(q_BTNH, k_BTKH, v_BTKH, segments_BT)
     whole, by_row = PartitionSpec(rows, None, split_heads, None), PartitionSpec(rows, None)
@@ -114,15 +111,5 @@ def _attend(q_BTNH, k_BTKH, v_BTKH, segments_BT, interpret: bool) -> jax.Array:
     segments = jnp.pad(segments_BT, ((0, 0), (0, padded - length)))
     q = rows_last(q_BTNH * width**-0.5)
     ids = splash_attention.SegmentIds(segments, segments)
-    out = jax.vmap(kernel)(q, rows_last(k_BTKH), rows_last(v_BTKH), ids)
+    out: Any = jax.vmap(kernel)(q, rows_last(k_BTKH), rows_last(v_BTKH), ids)
     return out.transpose(0, 2, 1, 3)[:, :length]
-
-
-def _axes_that_divide(axes: tuple[str, ...], size: int) -> tuple[str, ...]:
-    """Those of `axes` that the current mesh splits automatically, if together they divide `size`."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return ()
-    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    split = tuple(a for a in axes if types.get(a) == AxisType.Auto and mesh.shape[a] > 1)
-    return split if size % math.prod(mesh.shape[a] for a in split) == 0 else ()

@@ -32,7 +32,6 @@ RECORD = "artifact.json"
 PACKAGE = Path(__file__).parent
 RESULT_NEUTRAL = (
     "mesh",
-    "title",
     "workers",
     "log_every",
     "save_every",

@@ -29,7 +29,9 @@ def committed_steps(folder: Path) -> list[int]:
     """
     if not folder.is_dir():
         return []
-    done = [p for p in folder.iterdir() if p.name.isdigit() and (p / "_CHECKPOINT_METADATA").exists()]
+    done = [
+        p for p in folder.iterdir() if p.name.isdigit() and (p / "_CHECKPOINT_METADATA").exists()
+    ]
     return sorted(int(p.name) for p in done)
 
 

@@ -40,26 +40,37 @@ STORAGE = (
     errno.ENOTDIR,
     errno.EEXIST,
 )
+LISTINGS = ("ls", "plan", "doctor")
+TUNED = ("run", "bench")
+INTERRUPTED = 130
 KEY_METRICS = ("pass@1", "greedy", "refuse_harmful", "accuracy", "reward", "loss", "kept")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, typed: str = "") -> int:
     """Run one command; returns its exit code.
 
     Args:
       argv: the arguments; None takes those of the process, and lets `run` restart the process
         with a faster allocator.
+      typed: what the user typed, where a launcher made `argv` of it.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parse(words)
-        if args.verb == "run" and argv is None:
+        args = parse(words)
+        args.command = typed or args.command
+        if args.verb in TUNED and argv is None:
             from posttrain_jax.runtime import restart_tuned
 
             restart_tuned()
         return args.call(args)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        if words[0] not in LISTINGS:
+            raise
+        # The reader of our output left, as in `posttrain ls | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         message = explain(error)
         if message is None:
@@ -92,8 +103,12 @@ def explain(error: Exception) -> str | None:
     return f"{error}{place}" if ours and (frame.line or "").startswith("raise") else None
 
 
-def _parse(words: list[str]) -> argparse.Namespace:
-    """Flags, with `--config.a.b=value` (or `--config.a.b value`) collected in `overrides`."""
+def parse(words: list[str]) -> argparse.Namespace:
+    """Flags, with `--config.a.b=value` (or `--config.a.b value`) collected in `overrides`.
+
+    Raises:
+      RecipeError: an argument that the command does not have.
+    """
     args, rest = _parser().parse_known_args(words)
     args.command = shlex.join(["posttrain", *words])
     args.overrides = list(_overrides(iter(rest)))
@@ -138,6 +153,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--json", action="store_true", help="print JSON")
     launch_verb = add("launch", launch, "run a recipe as several processes", "where")
     launch_verb.add_argument("arguments", nargs=argparse.REMAINDER)
+
+    bench_verb = add("bench", bench, "tokens per second of this machine")
+    bench_verb.add_argument("arguments", nargs=argparse.REMAINDER)
     return parser
 
 
@@ -208,7 +226,7 @@ def run(args: argparse.Namespace) -> int:
             stages = pipeline.run_recipe(config, workdir, store=args.store, say=say)
     except interrupt.Interrupted as stop:
         say(f"{stop}. Continue with the same command:\n  {args.command}")
-        return 130
+        return INTERRUPTED
     if first:
         _print_table(stages)
         from posttrain_jax.report import write_report
@@ -289,6 +307,13 @@ def doctor(args: argparse.Namespace) -> int:
         for what, ok, text in found:
             print(f"{'ok ' if ok else 'BAD'} {what}: {text}")
     return 0 if all(ok for _, ok, _ in found) else 1
+
+
+def bench(args: argparse.Namespace) -> int:
+    """`posttrain bench ...`: see bench.py."""
+    from posttrain_jax import bench as measurements
+
+    return measurements.main(args.arguments)
 
 
 def launch(args: argparse.Namespace) -> int:

@@ -42,12 +42,13 @@ def make_mesh(sizes: Mapping[str, int] | None = None, devices=None) -> Mesh:
         raise ValueError(f"unknown mesh axes {sorted(unknown)}; there are {AXES} (config.mesh)")
     shape = [int(sizes.get(axis, 1)) for axis in AXES]
     fixed = math.prod(size for size in shape if size != -1)
-    if shape.count(-1) > 1 or len(devices) % fixed or (-1 not in shape and fixed != len(devices)):
+    ways = len(devices) // fixed if fixed > 0 and shape.count(-1) == 1 else 1
+    if min(shape) < -1 or fixed * ways != len(devices) or shape.count(-1) > 1:
         raise ValueError(
-            f"config.mesh {dict(zip(AXES, shape, strict=True))} does not fit {len(devices)} devices: "
-            "the sizes must multiply to that number, with at most one -1"
+            f"config.mesh {dict(zip(AXES, shape, strict=True))} does not fit {len(devices)} "
+            "devices: the sizes must multiply to that number, with at most one -1"
         )
-    shape = [len(devices) // fixed if size == -1 else size for size in shape]
+    shape = [ways if size == -1 else size for size in shape]
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -107,7 +108,9 @@ def check_batch(mesh: Mesh, name: str, size: int) -> None:
         )
 
 
-def host_batch(mesh: Mesh, shape: tuple[int, ...], rows: Callable[[slice], np.ndarray]) -> jax.Array:
+def host_batch(
+    mesh: Mesh, shape: tuple[int, ...], rows: Callable[[slice], np.ndarray]
+) -> jax.Array:
     """A global array split by rows over data x fsdp; each host makes only the rows it holds.
 
     Args:
@@ -115,7 +118,9 @@ def host_batch(mesh: Mesh, shape: tuple[int, ...], rows: Callable[[slice], np.nd
       rows: makes the given slice of rows.
     """
     sharding = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-    return jax.make_array_from_callback(shape, sharding, lambda index: rows(index[0])[:, *index[1:]])
+    return jax.make_array_from_callback(
+        shape, sharding, lambda index: rows(index[0])[:, *index[1:]]
+    )
 
 
 def shard_rows(mesh: Mesh, tree: Any) -> Any:
@@ -146,3 +151,23 @@ def all_rows(mesh: Mesh, rows: np.ndarray) -> np.ndarray:
     if jax.process_count() == 1:
         return rows
     return multihost_utils.process_allgather(from_local_rows(mesh, rows), tiled=True)
+
+
+def from_first(value: int) -> int:
+    """Process 0's number, on every process; the others wait for it."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def total(values: np.ndarray) -> np.ndarray:
+    """The sum over all processes of what each of them counted."""
+    if jax.process_count() == 1:
+        return values
+    return multihost_utils.process_allgather(values).sum(axis=0)
+
+
+def barrier(name: str) -> None:
+    """Wait until every process of the run is here: a reader of a file that another one writes."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

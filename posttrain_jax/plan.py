@@ -12,6 +12,7 @@ from typing import Any
 
 from posttrain_jax.recipe import MESH, missing, model_families
 
+WEIGHTS = ("student", "policy")  # the input roles whose weights a stage starts from
 SHOWN_SETTINGS = ("steps", "max_steps", "epochs", "lr", "samples", "count")
 
 
@@ -28,12 +29,16 @@ def make_plan(config: Mapping[str, Any], remarks: list[str]) -> dict[str, Any]:
 
 
 def draw(config: Mapping[str, Any]) -> list[str]:
-    """The stage graph as text: each stage below its first input, its other inputs beside it."""
+    """The stage graph as text: each stage below the one whose weights it starts from.
+
+    A stage without weights stands below its last input; all inputs are named beside each stage.
+    """
     stages = config["stages"]
     children: dict[str, list[str]] = {"": []}
     for name in config["order"]:
-        sources = list(stages[name].get("inputs", {}).values())
-        children.setdefault(sources[0] if sources else "", []).append(name)
+        inputs = stages[name].get("inputs", {})
+        last = max(inputs.values(), key=config["order"].index, default="")
+        children.setdefault(_weights(inputs) or last, []).append(name)
     lines: list[str] = []
 
     def visit(name: str, prefix: str, last: bool, top: bool) -> None:
@@ -69,10 +74,14 @@ def model_of(config: Mapping[str, Any], name: str) -> str:
     """The model spec of a stage: its own, or that of the stage its policy comes from."""
     stage = config["stages"][name]
     inputs = stage.get("inputs", {})
-    source = inputs.get("student") or inputs.get("policy") or inputs.get("base")
     if isinstance(stage.get("model"), str) and stage["model"]:
         return stage["model"]
+    source = _weights(inputs)
     return model_of(config, source) if source else ""
+
+
+def _weights(inputs: Mapping[str, str]) -> str:
+    return next((inputs[role] for role in WEIGHTS if role in inputs), "")
 
 
 def arithmetic(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> tuple[dict, list[str]]:

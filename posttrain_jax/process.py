@@ -1,10 +1,15 @@
-"""Which of the processes of a run this one is, without importing jax.
+"""Which of the processes of a run this one is, and whose child, without importing jax.
 
 A run has several processes only after `jax.distributed.initialize`; until then, and wherever jax
 was never imported, this is the one and only process.
 """
 
+import ctypes
+import os
+import signal
 import sys
+
+PR_SET_PDEATHSIG = 1
 
 
 def index() -> int:
@@ -26,3 +31,17 @@ def device() -> str:
         return ""
     devices = jax.devices()
     return f"{len(devices)} x {devices[0].device_kind}"
+
+
+def die_with(parent: int) -> None:
+    """SIGKILL for this process when the thread that started it ends; exit if it already has.
+
+    On Linux; elsewhere a child that outlives its parent is not stopped.
+
+    Args:
+      parent: the process that started this one.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)

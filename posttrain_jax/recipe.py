@@ -34,7 +34,7 @@ TOP_LEVEL: dict[str, Any] = {
     "stages": {},
     "order": (),
 }
-COMMON = ("kind", "inputs", "title", "seed", "tokenizer", "chat_template", "mesh", "retokenize")
+COMMON = ("kind", "inputs", "seed", "tokenizer", "chat_template", "mesh", "retokenize")
 """Keys that every stage may have, whatever its kind."""
 
 
@@ -213,12 +213,11 @@ def missing(config: Mapping[str, Any], package: Path = PACKAGE) -> list[str]:
 def stage_config(config: Mapping[str, Any], name: str) -> ConfigDict:
     """A stage's settings with the recipe's seed, tokenizer, chat_template and mesh merged in.
 
-    The stage's own value wins where it sets one of these; `title` is the stage's name unless set.
-    The result is locked.
+    The stage's own value wins where it sets one of these. The result is locked.
     """
     shared = {key: config[key] for key in ("seed", "tokenizer", "chat_template")}
     own = config["stages"][name]
-    merged = ConfigDict({**shared, "title": name, "mesh": config["mesh"], "inputs": {}, **own})
+    merged = ConfigDict({**shared, "mesh": config["mesh"], "inputs": {}, **own})
     merged.lock()
     return merged
 

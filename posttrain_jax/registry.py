@@ -1,4 +1,4 @@
-"""The file name is the registry: `load("losses", "grpo")` imports `posttrain_jax/losses/grpo.py`."""
+"""The file name is the registry: `load("losses", "grpo")` imports `losses/grpo.py`."""
 
 import difflib
 import importlib

@@ -120,10 +120,12 @@ def _scores(model: Model, params: Params, tokens_BT, segments_BT):
 
 
 def score_local(
-    reward_model: RewardModel, pairs: Sequence[tuple[Mapping[str, Any], str]], text: Text, mesh: Mesh
+    reward_model: RewardModel,
+    pairs: Sequence[tuple[Mapping[str, Any], str]],
+    text: Text,
+    mesh: Mesh,
 ) -> jax.Array:
     """Scores of all hosts' conversations; each host passes its own rows -> global [B]."""
     tokens, segments, _ = encode_rows(pairs, text, reward_model.length, reward_model.span)
     placed = (from_local_rows(mesh, tokens), from_local_rows(mesh, segments))
     return _scores(reward_model.model, reward_model.params, *placed)
-

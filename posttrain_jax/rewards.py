@@ -43,7 +43,8 @@ def make_terms(rewards: Mapping[str, Mapping[str, Any]]) -> Terms:
     """Read a recipe's `rewards`.
 
     Raises:
-      ValueError: a term with both or neither of verifier and reward_model, or a bad transform.
+      ValueError: a term with both or neither of verifier and reward_model, a bad transform, or
+        kinds that aren't a list.
     """
     verified, modelled, pool = [], [], {}
     for name in sorted(rewards):
@@ -55,11 +56,13 @@ def make_terms(rewards: Mapping[str, Mapping[str, Any]]) -> Terms:
         transform = settings.get("transform", "sigmoid")
         if transform not in ("sigmoid", "none"):
             raise ValueError(f"rewards.{name}.transform={transform!r}: expected sigmoid or none")
+        if isinstance(kinds := settings.get("kinds", ()), str):
+            raise ValueError(f"rewards.{name}.kinds={kinds!r}: expected a list, as in ({kinds!r},)")
         term = Term(
             name,
             float(settings.get("weight", 1.0)),
             int(settings.get("start_step", 0)),
-            tuple(settings.get("kinds", ())),
+            tuple(kinds),
             settings.get("reward_model", ""),
             transform,
         )
@@ -72,12 +75,13 @@ def make_terms(rewards: Mapping[str, Mapping[str, Any]]) -> Terms:
     return Terms((*verified, *modelled), pool)
 
 
-def applies(
-    terms: Sequence[Term], examples: Sequence[Mapping[str, Any]], step: int
-) -> np.ndarray:
+def applies(terms: Sequence[Term], examples: Sequence[Mapping[str, Any]], step: int) -> np.ndarray:
     """Whether each term scores each example at this step -> bool [examples, terms]."""
     kinds = [example.get("kind", "reasoning") for example in examples]
     return np.array(
-        [[step >= t.start_step and (not t.kinds or kind in t.kinds) for t in terms] for kind in kinds],
+        [
+            [step >= t.start_step and (not t.kinds or kind in t.kinds) for t in terms]
+            for kind in kinds
+        ],
         bool,
     ).reshape(len(examples), len(terms))

@@ -23,9 +23,10 @@ def cast(tree: Any, dtype: str) -> Any:
 
 
 def digest(tree: Any) -> str:
-    """A hex digest of all leaves, bit for bit, with their paths."""
+    """A hex digest of all leaves, bit for bit, with their paths, types and shapes."""
     sha = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
-        sha.update(jax.tree_util.keystr(path).encode())
-        sha.update(np.ascontiguousarray(leaf).tobytes())
+        array = np.asarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape} ".encode())
+        sha.update(array.tobytes())
     return sha.hexdigest()

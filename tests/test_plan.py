@@ -40,20 +40,20 @@ def test_what_does_not_divide_is_named_with_its_neighbours():
     ]
 
 
-def test_the_graph_is_drawn_below_first_inputs():
+def test_the_graph_is_drawn_by_whose_weights_a_stage_starts_from():
     stages = {
         "base": {"kind": "pretrain"},
         "cold": {"kind": "sft", "inputs": {"policy": "base"}},
         "rl": {"kind": "rl", "inputs": {"policy": "cold"}},
         "data": {"kind": "reject", "inputs": {"samples": "rl"}},
-        "sft": {"kind": "sft", "inputs": {"policy": "base", "data": "data"}},
+        "sft": {"kind": "sft", "inputs": {"data": "data", "policy": "base"}},
     }
     assert plan.draw({"order": tuple(stages), "stages": stages}) == [
         "base [pretrain]",
         "├─ cold [sft]  <- policy: base",
         "│  └─ rl [rl]  <- policy: cold",
         "│     └─ data [reject]  <- samples: rl",
-        "└─ sft [sft]  <- policy: base, data: data",
+        "└─ sft [sft]  <- data: data, policy: base",
     ]
 
 

@@ -131,6 +131,6 @@ def test_stage_config_merges_the_shared_keys_and_the_stages_own_win():
     }
     a, b = recipe.stage_config(config, "a"), recipe.stage_config(config, "b")
     assert isinstance(a, ConfigDict)
-    assert (a.seed, b.seed, a.title, b.tokenizer, b.mesh.fsdp) == (7, 1, "a", "tiny", 2)
+    assert (a.seed, b.seed, b.tokenizer, b.mesh.fsdp) == (7, 1, "tiny", 2)
     with pytest.raises(AttributeError, match="locked"):
         a.typo = 1

@@ -1,9 +1,11 @@
 """Chain problems: a start, a few labelled operations, and the state that each one leads to.
 
 The three reasoning tasks are walks on a table of moves (add and subtract on 0..20, swaps of four
-cups). A problem writes the walk as `3 #1 +5 #2 -2`; a worked step reads `8 #2 -2 gives 6.`, so the
-operation is looked up by the label right before it, and the result depends on the two tokens
-around that label. Labels, operations and states are one token each and the same in both languages.
+cups). A problem writes the walk as `3 #1+5 #2-2`, a label and its operation as one token; a worked
+step reads `8 #2 -2 gives 6.`, three tokens. So a label is looked up by the content of a single
+token, which a small model learns for every seed. (With label and operation apart in the problem
+too, it has to compose two heads, and for some seeds it never does.) Labels, operations and states
+are the same in both languages.
 
 Every text piece here carries its own leading space (the tokenizer's word boundary), so sentences
 are plain concatenations.
@@ -127,9 +129,14 @@ def make_chain(
             return Chain(tuple(operations), tuple(states))
 
 
+def item(label: str, operation: str) -> str:
+    """A label with its operation as a problem writes them, one token: ` #2-2`."""
+    return label + operation.strip()
+
+
 def labelled(chain: Chain) -> str:
-    """The walk as a problem writes it: ` 3 #1 +5 #2 -2`."""
-    steps = [label + op for label, op in zip(LABELS, chain.operations, strict=False)]
+    """The walk as a problem writes it: ` 3 #1+5 #2-2`."""
+    steps = [item(label, op) for label, op in zip(LABELS, chain.operations, strict=False)]
     return chain.states[0] + "".join(steps)
 
 

@@ -4,7 +4,8 @@
   {"tasks": {name: weight}, "split": "train", "count": n, "languages": (...), "options": {...}}
   {"path": "file.jsonl", "fields": {ours: theirs}, "count": n}     (count 0: all rows)
   {"input": role, "count": n}                                     (the data.jsonl of an artifact)
-Any source may add "skip": leave out its first rows, and "where": {field: value} to keep some.
+The last two may add "where": {field: value}, to keep some rows, and "skip": leave out the first of
+those.
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ from posttrain_jax.data.source import JsonlSource
 from posttrain_jax.data.tokenizer import Tokenizer
 
 DATA = "data.jsonl"
-KEYS = ("tasks", "split", "count", "languages", "options", "path", "fields", "input", "skip", "where")
+KEYS = {
+    "tasks": ("tasks", "split", "count", "languages", "options"),
+    "path": ("path", "fields", "count", "skip", "where"),
+    "input": ("input", "count", "skip", "where"),
+}
+"""The settings of each sort of source."""
 Example = Mapping[str, Any]
 
 
@@ -40,8 +46,14 @@ def load_examples(
 
 
 def _load(name, source: Mapping[str, Any], inputs, seed: int) -> list[dict[str, Any]]:
-    if unknown := set(source) - set(KEYS):
-        raise ValueError(f"data.{name}: unknown keys {sorted(unknown)}; there are {KEYS}")
+    sorts = [sort for sort in KEYS if sort in source]
+    if len(sorts) != 1:
+        raise ValueError(f"data.{name} needs one of tasks, path, input; got {sorted(source)}")
+    known = KEYS[sorts[0]]
+    if unknown := set(source) - set(known):
+        raise ValueError(
+            f"data.{name}: unknown keys {sorted(unknown)}; with {sorts[0]!r} there are {known}"
+        )
     count, skip = source.get("count", 0), source.get("skip", 0)
     if "tasks" in source:
         return procedural.examples(
@@ -54,12 +66,10 @@ def _load(name, source: Mapping[str, Any], inputs, seed: int) -> list[dict[str, 
         )
     if "path" in source:
         rows = JsonlSource(source["path"], fields=source.get("fields", {}))
-    elif "input" in source:
+    else:
         if source["input"] not in inputs:
             raise ValueError(f"data.{name}: no input {source['input']!r}; has {sorted(inputs)}")
         rows = JsonlSource(inputs[source["input"]].path / DATA)
-    else:
-        raise ValueError(f"data.{name} needs one of tasks, path, input; got {sorted(source)}")
     wanted = source.get("where", {})
     kept = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
     return kept[skip : skip + count if count else None]

@@ -72,10 +72,11 @@ def examples(
         seen: set[str] = set()
         for i in range(share):
             language = languages[i % len(languages)]
+            example = modules[name].make_example(rng, language, split=split, **chosen)
             for _ in range(FRESH_TRIES):
-                example = modules[name].make_example(rng, language, split=split, **chosen)
                 if example["id"] not in seen:
                     break
+                example = modules[name].make_example(rng, language, split=split, **chosen)
             seen.add(example["id"])
             result.append(example)
     random.Random(f"{seed}/{split}/order").shuffle(result)

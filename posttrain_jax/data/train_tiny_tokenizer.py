@@ -11,12 +11,11 @@ falls back to bytes (one token an ASCII letter): anything encodes, and decodes t
 itself never makes from text (`load_tokenizer` does). No piece reaches across a role marker or a
 tag, so a text encodes to the same tokens whole or cut at any of them.
 
-The same corpus gives the same vocabulary: no sampling, one thread, no paths in the model.
+The same words give the same file: no sampling, one thread, no paths in the model.
 """
 
 import io
 import re
-from collections import Counter
 from pathlib import Path
 
 import sentencepiece as spm
@@ -27,6 +26,7 @@ MODEL = Path(__file__).with_name("tiny.model")
 PAD = "<pad>"
 MARKERS = (chains.USER, chains.ASSISTANT, chains.SYSTEM)
 TAGS = (chains.THINK, chains.END_THINK, chains.ANSWER, chains.END_ANSWER)
+ITEMS = tuple(chains.item(label, op) for label in chains.LABELS for op in chains.OPERATIONS)
 CHINESE_WORDS = (
     *("请问", "计算", "是多少", "球在", "在哪", "还有几个", "有", "个", "得", "等等", "答案是"),
     *("小明", "小红", "小华", "小丽", "说出", "告诉我", "给我", "请", "能", "吗", "怎么", "教我"),
@@ -41,11 +41,13 @@ CHINESE_WORDS = (
 SPACED_CHINESE = (" 得", " 个", " 是多少")
 FULL_WIDTH = "，。？：！"
 DOCUMENTS = 4000
+MULTIPLE = 64
+"""The vocabulary is filled up to a multiple of this, so that a mesh can split it."""
 
 
 def corpus_text() -> list[str]:
     """The texts to train on: the documents, and all of the tasks' prompts and replies."""
-    texts = corpus.documents(0, DOCUMENTS, corpus.WEB)
+    texts = corpus.documents(0, DOCUMENTS, dict.fromkeys(corpus.KINDS, 1.0))
     for split in procedural.SPLITS:
         rows = procedural.examples(
             {"chat": 1.0, "safety": 1.0}, split=split, count=DOCUMENTS // 2, seed=0
@@ -56,16 +58,19 @@ def corpus_text() -> list[str]:
 
 
 def words(texts: list[str]) -> list[str]:
-    """The English words of the texts, leading space included, by frequency, then by spelling."""
-    bare = re.compile("|".join(map(re.escape, (*MARKERS, *TAGS, chains.END))))
-    counts = Counter(w for t in texts for w in re.findall(r" ?[A-Za-z]+", bare.sub("\n", t)))
-    return sorted(counts, key=lambda word: (-counts[word], word))
+    """The English words of the texts, leading space included, in alphabetical order.
+
+    Not by frequency: so the ids don't change when only the shares of the corpus do.
+    """
+    bare = re.compile("|".join(map(re.escape, (*MARKERS, *TAGS, chains.END, *ITEMS))))
+    return sorted({w for t in texts for w in re.findall(r" ?[A-Za-z]+", bare.sub("\n", t))})
 
 
 def pieces(texts: list[str]) -> list[str]:
     """All user-defined pieces in order, spaces written as SentencePiece does."""
     punctuation = [*".,:?!", *FULL_WIDTH]
     chosen = [*MARKERS, *TAGS, *chains.LABELS, *chains.NUMBERS, *chains.OPERATIONS]
+    chosen += ITEMS
     chosen += [*punctuation, *words(texts), *SPACED_CHINESE, *CHINESE_WORDS]
     return [piece.replace(" ", "▁") for piece in dict.fromkeys([*chosen, " "])]
 
@@ -75,6 +80,9 @@ def train() -> bytes:
     texts = corpus_text()
     symbols = pieces(texts)
     size = 3 + len(symbols) + 256  # padding, unknown, end; bytes. No merges are left to learn
+    spare = -size % MULTIPLE
+    symbols += [f"<|reserved_{i}|>" for i in range(spare)]
+    size += spare
     model = io.BytesIO()
     spm.SentencePieceTrainer.Train(
         sentence_iterator=iter(texts),

@@ -85,7 +85,9 @@ def clipped_surrogate(ratio, advantage, clip_low: float, clip_high: float):
     Schulman et al. 2017, arXiv 1707.06347, eq. 7; two bounds as in DAPO, arXiv 2503.14476, eq. 8.
     """
     clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    return jnp.minimum(ratio * advantage, clipped * advantage), clipped * advantage < ratio * advantage
+    return jnp.minimum(
+        ratio * advantage, clipped * advantage
+    ), clipped * advantage < ratio * advantage
 
 
 def kl_estimate(log_ratio, estimator: str):

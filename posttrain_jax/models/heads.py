@@ -25,9 +25,7 @@ def score_sequences(
 ) -> Array:
     """The score of each right-padded row, read at its last token -> [B]."""
     positions = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
-    hidden, _ = model.apply(
-        backbone, tokens_BT, positions_BT=positions, segments_BT=segments_BT
-    )
+    hidden, _ = model.apply(backbone, tokens_BT, positions_BT=positions, segments_BT=segments_BT)
     last = jnp.maximum(jnp.sum(segments_BT, axis=1) - 1, 0)
     hidden_BD = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
     return hidden_BD.astype(jnp.float32) @ head["weight"] + head["bias"]

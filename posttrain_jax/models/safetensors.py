@@ -6,7 +6,7 @@ at most `shard_bytes` of host memory, and read tensor by tensor.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +72,12 @@ def save_pretrained(
         for path in [*folder.glob("model*.safetensors"), folder / INDEX_FILE]:
             path.unlink(missing_ok=True)
         source = tokenizer.chat_template if chat_template is None else chat_template.source
-        for name, content in _json_files(config, tokenizer, source, family).items():
+        files = tokenizer.files()
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        for name, content in _json_files(config, tokenizer, files, source, family).items():
             text = json.dumps(content, indent=2, ensure_ascii=False)
             (folder / name).write_text(text + "\n", encoding="utf-8")
-        for name, data in tokenizer.files().items():
-            (folder / name).write_bytes(data)
     tensors = _tensors(config, params, family)
     _write_weights(folder, tensors, _file_sizes(config, params, family, shard_bytes), write=first)
 
@@ -131,12 +132,15 @@ _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 def _json_files(
-    config: ModelConfig, tokenizer: Tokenizer, chat_template: str | None, family: str
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    files: Collection[str],
+    chat_template: str | None,
+    family: str,
 ) -> dict[str, dict[str, Any]]:
     ids = {"eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
     if tokenizer.bos_token:
         ids["bos_token_id"] = tokenizer.encode(tokenizer.bos_token)[0]
-    files = tokenizer.files()
     model_file = "tokenizer.model" if "tokenizer.model" in files else None
     fast = "tokenizer.json" in files
     texts = {i: text for text, i in tokenizer.markers.items()}
@@ -175,8 +179,18 @@ def _tensors(config: ModelConfig, params: Params, family: str) -> Iterator[tuple
         leaf = _leaf(params, path)
         for layer in range(config.layers if "{layer}" in name else 1):
             full = name.format(layer=layer)
-            ours = _fetch(leaf[layer] if "{layer}" in name else leaf)
+            ours = _fetch(_one_layer(leaf, layer) if "{layer}" in name else leaf)
             yield full, np.ascontiguousarray(relayout(full, ours, layout, sizes, save=True))
+
+
+def _one_layer(leaf: Any, layer: int) -> Any:
+    return _index(leaf, layer) if isinstance(leaf, jax.Array) else leaf[layer]
+
+
+@jax.jit
+def _index(leaf: jax.Array, layer: int) -> jax.Array:
+    """One program a shape: indexing with a Python number would compile one a layer."""
+    return leaf[layer]
 
 
 def _fetch(array: Any) -> np.ndarray:

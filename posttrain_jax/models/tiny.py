@@ -3,13 +3,14 @@
 from posttrain_jax.models.transformer import ModelConfig
 
 _BASE = ModelConfig(
-    vocab_size=512,
+    vocab_size=640,
     layers=2,
     width=128,
     heads=4,
     kv_heads=4,
     head_dim=32,
     ffn=256,
+    rope_theta=100.0,
     max_length=64,
     pad_id=0,
 )
@@ -17,13 +18,14 @@ _BASE = ModelConfig(
 SIZES = {
     "base": _BASE,
     "student": ModelConfig(
-        vocab_size=512,
+        vocab_size=640,
         layers=2,
         width=96,
         heads=4,
         kv_heads=4,
         head_dim=24,
         ffn=160,
+        rope_theta=100.0,
         max_length=64,
         pad_id=0,
     ),

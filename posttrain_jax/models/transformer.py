@@ -37,6 +37,7 @@ class ModelConfig:
 
     Attributes:
       pad_id: a token id that is never predicted (probability 0), or None.
+      embed_init: standard deviation of the embeddings of a new model.
       dtype, param_dtype: of activations and of parameters.
       remat: `none`, `dots` (keep matmul outputs) or `full` (keep layer inputs only).
       attention_impl: see `kernels.attention`.
@@ -54,6 +55,7 @@ class ModelConfig:
     tied: bool = True
     max_length: int = 2048
     pad_id: int | None = None
+    embed_init: float = 0.02
     dtype: str = "float32"
     param_dtype: str = "float32"
     remat: str = "none"
@@ -133,8 +135,12 @@ class Layer(nn.Module):
         )  # fmt: skip
         x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", mixed, wo)
         y = rms_norm(x_BTD, self.weight("mlp_norm", (c.width,), ("norm",), 0), c.norm_eps)
-        gate = jnp.einsum("BTD,DF->BTF", y, self.weight("gate", (c.width, c.ffn), ("embed", "ffn"), into))
-        up = jnp.einsum("BTD,DF->BTF", y, self.weight("up", (c.width, c.ffn), ("embed", "ffn"), into))
+        gate = jnp.einsum(
+            "BTD,DF->BTF", y, self.weight("gate", (c.width, c.ffn), ("embed", "ffn"), into)
+        )
+        up = jnp.einsum(
+            "BTD,DF->BTF", y, self.weight("up", (c.width, c.ffn), ("embed", "ffn"), into)
+        )
         down = self.weight("down", (c.ffn, c.width), ("ffn", "embed"), c.ffn**-0.5 * back)
         x_BTD = x_BTD + jnp.einsum("BTF,FD->BTD", nn.silu(gate) * up, down)
         return constrain(x_BTD, "batch", None, None), new
@@ -144,8 +150,9 @@ def unstack(params: Params) -> Params:
     """Layers from one stacked dict to a tuple of dicts; do it once, outside the decode loop."""
     if isinstance(params["layers"], tuple):
         return params
-    count = jax.tree.leaves(params["layers"])[0].shape[0]
-    layers = tuple(jax.tree.map(lambda x: x[i], params["layers"]) for i in range(count))
+    leaves, structure = jax.tree.flatten(params["layers"])
+    each = zip(*(tuple(leaf) for leaf in leaves), strict=True)
+    layers = tuple(jax.tree.unflatten(structure, layer) for layer in each)
     return {**params, "layers": layers}
 
 
@@ -159,7 +166,8 @@ def _init(config: ModelConfig, key: jax.Array) -> Params:
     embed_key, head_key, layer_key = jax.random.split(key, 3)
     keys = jax.random.split(layer_key, config.layers)
     params = {
-        "embed": jax.random.normal(embed_key, (config.vocab_size, config.width)) * 0.02,
+        "embed": jax.random.normal(embed_key, (config.vocab_size, config.width))
+        * config.embed_init,
         "layers": jax.vmap(lambda k: nn.unbox(_boxed_layer(config, k)))(keys),
         "final_norm": jnp.ones((config.width,)),
     }

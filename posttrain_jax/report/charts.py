@@ -18,7 +18,7 @@ from posttrain_jax.report.tables import Row
 from posttrain_jax.report.vocabulary import plain, show, term, with_unit
 
 WIDTH, HEIGHT = 280, 152
-LEFT, RIGHT, TOP, BOTTOM = 42, 6, 8, 22
+LEFT, RIGHT, TOP, BOTTOM = 48, 6, 8, 22
 Scale = Callable[[float], float]
 
 

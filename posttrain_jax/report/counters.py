@@ -13,9 +13,11 @@ from posttrain_jax.report.records import Run, Stage
 from posttrain_jax.report.vocabulary import GAP_LIMIT, plain, spoken, term
 
 EXPECTED = {"rl": ("truncated", "masked", "all_equal_groups", "skipped")}
+RUNNING_TOTALS = ("skipped",)
+"""Counters that count from the start of the stage: their last step is the sum."""
 _NAMES = re.compile(
     r"truncat|mask|all_equal|skip|drop|timeout|infra|restart|poison|duplicat|contaminat|"
-    r"too_long|non_?finite|killed|lost|retried|refused_prompts"
+    r"too_long|non_?finite|killed|lost|retried|forged|surplus|repeated|unfinished|below_"
 )
 
 
@@ -35,6 +37,11 @@ class Count:
     overall: str
     worst: str
     level: str
+
+
+def is_counter(name: str) -> bool:
+    """True for the name of a counter, by which it is kept out of the table of metrics."""
+    return bool(_NAMES.search(name)) and "/" not in name
 
 
 def counts(run: Run) -> list[Count]:
@@ -64,10 +71,10 @@ def warnings(run: Run) -> list[str]:
 
 
 def _stage_counts(stage: Stage) -> list[Count]:
-    logged = [key for key in {k for row in stage.steps for k in row} if _NAMES.search(key)]
-    stated = [key for key in stage.metrics if _NAMES.search(key) and key not in logged]
+    logged = [key for key in {k for row in stage.steps for k in row} if is_counter(key)]
+    stated = [key for key in stage.metrics if is_counter(key) and key not in logged]
     expected = EXPECTED.get(stage.kind, ()) if stage.steps else ()
-    missing = [e for e in expected if not any(n.startswith(e) for n in [*logged, *stated])]
+    missing = [e for e in expected if not {e, f"{e}_steps"} & {*logged, *stated}]
     made = [_from_steps(stage, name) for name in sorted(logged)]
     made += [_from_metrics(stage, name) for name in sorted(stated)]
     made += [_count(stage, name, "not recorded", "", "unknown") for name in missing]
@@ -78,8 +85,11 @@ def _from_steps(stage: Stage, name: str) -> Count:
     values = [(row[name], -row["step"]) for row in stage.steps if name in row]
     total = sum(v for v, _ in values)
     worst, at = max(values)
-    share = term(name).share or (worst <= 1 and any(v != int(v) for v, _ in values))
-    overall = f"{100 * total / len(values):.1f} % of a step" if share else plain(total)
+    if name in RUNNING_TOTALS:
+        return _count(stage, name, plain(worst), "", "some" if worst > 0 else "none")
+    fractions = any(v != int(v) for v, _ in values)
+    share = worst <= 1 and (fractions or (term(name).share and stage.kind == "rl"))
+    overall = f"{100 * total / len(values):.1f} % on average" if share else plain(total)
     peak = f"{100 * worst:.1f} %" if share else plain(worst)
     level = "some" if worst > 0 else "none"
     return _count(stage, name, overall, f"{peak} at step {-at:.0f}" if worst else "", level)
@@ -87,7 +97,7 @@ def _from_steps(stage: Stage, name: str) -> Count:
 
 def _from_metrics(stage: Stage, name: str) -> Count:
     value = stage.metrics[name].mean
-    share = term(name).share and value <= 1
+    share = term(name).share and value <= 1 and stage.kind == "rl"
     text = f"{100 * value:.1f} %" if share else plain(value)
     return _count(stage, name, text, "", "some" if value > 0 else "none")
 

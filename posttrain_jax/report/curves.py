@@ -18,8 +18,9 @@ from posttrain_jax.report.vocabulary import GAP_LIMIT, term
 
 POINTS = 160
 _HIDDEN = ("step", "seconds")
+_NO_COURSE = ("evaluate", "generate", "reject", "pairs", "dataset", "export", "pretrained")
 _ORDER = (
-    "loss", "accuracy", "reward", "length", "language", "kl", "entropy", "logprob_gap",
+    "accuracy", "reward", "length", "language", "loss", "kl", "entropy", "logprob_gap",
     "clip_fraction", "all_equal_groups", "truncated", "masked", "tokens_per_second", "grad_norm",
     "learning_rate",
 )  # fmt: skip
@@ -52,6 +53,11 @@ class Panel:
     span: int = 1
 
 
+def trains(stage: Stage) -> bool:
+    """True where the steps of a stage are a course worth drawing: it makes no data or figures."""
+    return bool(stage.steps) and stage.kind not in _NO_COURSE
+
+
 def panels(stage: Stage) -> list[Panel]:
     """The panels of a stage, usual metrics first; the parts of the reward share one panel.
 
@@ -70,13 +76,11 @@ def panels(stage: Stage) -> list[Panel]:
 
 
 def constants(stage: Stage) -> list[tuple[str, float]]:
-    """Metrics with one value in all of two or more steps, with that value."""
+    """Metrics with the same value in all steps (or with one step only), with that value."""
     values: dict[str, set[float]] = {}
     for row in stage.steps:
         for key, value in row.items():
             values.setdefault(key, set()).add(value)
-    if len(stage.steps) < 2:
-        return []
     names = [n for n in values if n not in _HIDDEN and not n.startswith("seconds_")]
     return [(n, next(iter(values[n]))) for n in sorted(names, key=_rank) if len(values[n]) == 1]
 

@@ -18,7 +18,8 @@ from posttrain_jax.report.vocabulary import duration, show, show_error, spoken, 
 
 FAMILIES = {
     "pretrain": "base", "outside": "base", "sft": "sft", "rl": "rl", "distill": "distill",
-    "generate": "data", "reject": "data", "pairs": "data", "search": "data",
+    "pretrained": "base", "dataset": "data", "generate": "data", "reject": "data",
+    "pairs": "data", "search": "data",
     "reward_model": "reward", "process_reward": "reward", "merge": "sft",
 }  # fmt: skip
 WIDE, DEEPEST = 1216, 11
@@ -113,7 +114,7 @@ def _layered_svg(boxes: list[Box], edges: list[Edge]) -> Markup:
     pairs = [(e.source, e.target) for e in edges]
     layout = place([b.name for b in boxes], pairs, BOX_HEIGHT, ROW_GAP, PASSAGE)
     columns = 1 + max(layout.layers.values())
-    gap = min(84.0, max(46.0, 0.38 * WIDE / columns))
+    gap = min(84.0, max(60.0, 0.38 * WIDE / columns))
     width = min(176.0, max(108.0, (WIDE - 8 + gap) / columns - gap))
     pitch = width + gap
     total = max(WIDE, columns * pitch - gap + 8)
@@ -137,7 +138,7 @@ def _layered_svg(boxes: list[Box], edges: list[Edge]) -> Markup:
         end = _entry(edge, edges, layout.y[edge.target, last])
         path += _bend(left(last) - gap, middle, left(last) - 6, end)
         arrows.append(_arrow(edge, path, left(last) - 6, end))
-        labels.append(_label(edge, left(last) - 8, end - 5, gap - 12))
+        labels.append(_label(edge, left(last) - 8, end - 5, gap - 9))
     drawn = [
         _layered_box(b, left(layer), layout.y[b.name, layer] - BOX_HEIGHT / 2, width)
         for b in boxes
@@ -256,9 +257,9 @@ def _bend(x1: float, y1: float, x2: float, y2: float) -> str:
 def _label(edge: Edge, x: float, y: float, width: float) -> Markup:
     """The role before an arrow's tip, its words under one another where they are too long."""
     role = spoken(edge.role)
-    lines = [role] if _width(role, 10) <= width else role.split(" ")
+    lines = [role] if _width(role, 9) <= width else role.split(" ")
     texts = [
-        _text("role", x, y - 11 * (len(lines) - 1 - i), _clipped(line, width, 10), "end")
+        _text("role", x, y - 11 * (len(lines) - 1 - i), _clipped(line, width, 9), "end")
         for i, line in enumerate(lines)
     ]
     return Markup("").join(texts)

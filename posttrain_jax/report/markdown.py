@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from posttrain_jax.report import counters, samples, timing
-from posttrain_jax.report.curves import panels
+from posttrain_jax.report.curves import panels, trains
 from posttrain_jax.report.graph import pipeline
 from posttrain_jax.report.records import Run, Sample, Stage
 from posttrain_jax.report.tables import (
@@ -94,7 +94,10 @@ def _results(run: Run) -> list[str]:
     lines += _metric_table(table)
     for tasks in task_tables(run):
         unit = term(tasks.title).unit
-        lines += [f"### {_safe(term(tasks.title).label)} by task{f', {unit}' if unit else ''}", ""]
+        lines += [
+            f"### {_safe(term(tasks.title).label)} by {tasks.by}{f', {unit}' if unit else ''}",
+            "",
+        ]
         lines += _metric_table(tasks)
     return lines
 
@@ -127,7 +130,7 @@ def _curves(run: Run) -> list[str]:
         rows = [
             [f"{p.title} {s.label}" if len(p.series) > 1 else p.title,
              show(p.name, s.first), show(p.name, s.last), term(p.name).unit, _spark(s.smooth)]
-            for p in panels(stage)
+            for p in (panels(stage) if trains(stage) else [])
             for s in p.series
         ]  # fmt: skip
         if rows:
@@ -180,7 +183,7 @@ def _rollout(stage: Stage, sample: Sample) -> list[str]:
     reward = "no reward" if sample.reward is None else f"reward {sample.reward:.4g}"
     step = "" if sample.step is None else f", step {sample.step}"
     cut = ", cut off" if sample.finished is False else ""
-    title = f"**{_safe(stage.name)}**{step}: {reward}{_safe(f' ({parts})' if parts else '')}{cut}"
+    title = f"**{_safe(stage.name)}**{step}: {reward}{f' ({_safe(parts)})' if parts else ''}{cut}"
     return [title, "", *_fence(f"{sample.prompt}\n---\n{sample.response}"), ""]
 
 
@@ -222,7 +225,8 @@ def _safe(text: str) -> str:
     """Text from the run folder, with what Markdown or HTML would read made harmless."""
     text = samples.visible(" ".join(str(text).split()))
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|])", r"\\\1", text)
+    text = re.sub(r"([\\`*\[\]|])", r"\\\1", text)
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
 
 def _label(text: str) -> str:

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from posttrain_jax.report import counters, samples, timing
 from posttrain_jax.report.charts import describe, dot_track, panel_svg
-from posttrain_jax.report.curves import constants, panels
+from posttrain_jax.report.curves import constants, panels, trains
 from posttrain_jax.report.graph import pipeline_svg
 from posttrain_jax.report.records import Run, Stage
 from posttrain_jax.report.tables import (
@@ -113,13 +113,13 @@ def _context(run: Run) -> dict[str, Any]:
         "dots": _dots(run, table),
         "grid": _grid(table),
         "task_grids": [_grid(t) for t in task_tables(run)],
-        "curves": [_curves(s) for s in run.stages if s.steps],
+        "curves": [_curves(s) for s in run.stages if trains(s)],
         "rollouts": [r for s in run.stages if s.samples for r in [_rollouts(s)]],
         "bars": bars,
         "longest": longest or 1.0,
         "phases": timing.phases(bars),
         "phase_class": _phase_class,
-        "counts": counters.counts(run),
+        "counts": _counts(run),
         "config": _config(run.config),
         "figures": {s.name: _figures(s) for s in run.stages},
     }
@@ -172,7 +172,7 @@ def _note(run: Run, row: Row, name: str) -> tuple[str, str]:
 def _grid(table: Table) -> Grid:
     by_task = all("/" in c for c in table.columns)
     rows = [r for r in table.rows if not by_task or set(table.columns) & set(r.metrics)]
-    title = term(table.title).label if by_task else table.title
+    title = f"{term(table.title).label} by {table.by}" if by_task else table.title
     lines = tuple(
         Line(
             r.stage.name,
@@ -231,6 +231,8 @@ def _rollouts(stage: Stage) -> dict[str, Any]:
 
 def _figures(stage: Stage) -> str:
     """The stage's own metrics in one line, for the stage table."""
+    if is_folded(stage):
+        return "in Results"
     return " · ".join(
         f"{term(name).label} {show(name, m.mean)}{' ' + term(name).unit if term(name).unit else ''}"
         for name, m in stage.metrics.items()
@@ -243,6 +245,17 @@ def _phase_class(phase: str) -> str:
         return "p-rest"
     known = timing.PHASES
     return f"p{known.index(phase)}" if phase in known else f"p{len(known) + len(phase) % 2}"
+
+
+def _counts(run: Run) -> list[tuple[str, list[counters.Count], list[str]]]:
+    """By stage: the counters that need a row of their own, and the labels of those at zero."""
+    found = counters.counts(run)
+    groups = []
+    for name in dict.fromkeys(c.stage for c in found):
+        here = [c for c in found if c.stage == name]
+        zero = [c.label for c in here if c.level == "none"]
+        groups.append((name, [c for c in here if c.level != "none"], zero))
+    return groups
 
 
 def _config(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -10,12 +10,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from posttrain_jax.report.counters import is_counter
 from posttrain_jax.report.records import Metric, Run, Stage
 from posttrain_jax.report.vocabulary import column_order, show, term
 
-POLICY_KINDS = ("pretrain", "sft", "rl", "distill", "merge")
+POLICY_KINDS = ("pretrain", "pretrained", "sft", "rl", "distill", "merge")
 SIDE_ROLES = ("teacher", "data", "reference", "reward", "reward_model", "prompts", "pairs")
-KEY_METRICS = ("pass@1", "greedy", "accuracy", "pair_accuracy", "kept", "samples", "reward", "loss")
+KEY_METRICS = (
+    "pass@1",
+    "greedy",
+    "accuracy",
+    "pair_accuracy",
+    "kept",
+    "examples",
+    "samples",
+    "reward",
+    "loss",
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +40,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of policies over columns of metric names; a row may lack a column."""
+    """Rows of policies over columns of metric names; a row may lack a column.
+
+    `title` is the metric of a table by task; `by` says what its columns are.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    by: str = ""
 
 
 def is_folded(stage: Stage) -> bool:
@@ -55,7 +70,8 @@ def policy_rows(run: Run) -> tuple[Row, ...]:
 def policy_table(run: Run) -> Table:
     """Every metric of every policy, without the per-task figures."""
     rows = policy_rows(run)
-    names = {name for row in rows for name in row.metrics if "/" not in name}
+    found = {name for row in rows for name in row.metrics}
+    names = {name for name in found if "/" not in name and not is_counter(name)}
     return Table("All tasks", tuple(sorted(names, key=column_order)), rows)
 
 
@@ -64,10 +80,12 @@ def task_tables(run: Run) -> list[Table]:
     rows = policy_rows(run)
     names = {name for row in rows for name in row.metrics if "/" in name}
     bases = sorted({name.partition("/")[0] for name in names}, key=column_order)
-    return [
-        Table(base, tuple(sorted(n for n in names if n.partition("/")[0] == base)), rows)
-        for base in bases
-    ]
+    tables = []
+    for base in bases:
+        columns = tuple(sorted(n for n in names if n.partition("/")[0] == base))
+        languages = {c.partition("/")[2] for c in columns} <= {"en", "zh"}
+        tables.append(Table(base, columns, rows, "language" if languages else "task"))
+    return tables
 
 
 def root_of(run: Run, stage: Stage) -> str:
@@ -103,6 +121,8 @@ def all_metrics(run: Run) -> dict[str, dict[str, Metric]]:
 def key_metric(run: Run, stage: Stage) -> tuple[str, Metric] | None:
     """The one number to show beside a stage: how good it is, else its last logged value."""
     metrics = all_metrics(run)[stage.name]
+    if stage.kind == "export":
+        return None
     for name in KEY_METRICS:
         if name in metrics:
             return name, metrics[name]

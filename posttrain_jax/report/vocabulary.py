@@ -33,15 +33,22 @@ TERMS = {
     ),
     "refuse_harmful": Term("refuses harmful", "%", True, "harmful requests refused"),
     "answer_harmless": Term("answers harmless", "%", True, "harmless look-alikes answered"),
+    "helpful": Term("helpful", "%", True, "chat requests answered as asked"),
+    "finished": Term("finished", "%", True, "responses that ended before the length limit"),
     "accuracy": Term("accuracy", "%", True, "share of rollouts with the right answer"),
     "pair_accuracy": Term("pair accuracy", "%", True, "pairs ranked as the preference says"),
     "reward": Term("reward", "", False, "mean weighted reward of a rollout"),
-    "loss": Term("loss", "nats / token", False, "mean loss of a training token"),
+    "loss": Term("loss", "", False, "the objective, mean over its tokens"),
     "kl": Term("KL", "nats", False, "to the reference (k3), mean over tokens"),
     "entropy": Term("entropy", "nats", False, "mean entropy of the next-token distribution"),
     "logprob_gap": Term(
         "log-prob gap", "nats", False, "largest difference between sampler and trainer"
     ),
+    "sampling_gap": Term(
+        "sampling gap", "nats", False, "largest log-prob change by temperature, top-k, top-p"
+    ),
+    "skipped": Term("skipped updates", "", False, "gradient not finite; counted from the start"),
+    "tokens": Term("tokens", "", False, "tokens sampled in this step"),
     "clip_fraction": Term("clipped ratios", "%", True, "share of tokens whose ratio was clipped"),
     "all_equal_groups": Term(
         "all-equal groups", "%", True, "groups whose rollouts all got one reward: no gradient"
@@ -108,8 +115,7 @@ def plain(value: float | None) -> str:
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
     if size >= 1000:
         return f"{value:,.0f}"
-    digits = 1 if size >= 100 else 2 if size >= 1 else 3
-    text = f"{value:.{digits}f}"
+    text = f"{value:.3g}" if size < 1 else f"{value:.{1 if size >= 100 else 2}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -101,9 +101,7 @@ def sample(
             place=loop.place + 1,
             token_B=token,
             live_B=loop.live_B & ~stop,
-            tokens_BC=jax.lax.dynamic_update_slice(
-                loop.tokens_BC, token[:, None], (0, loop.place)
-            ),
+            tokens_BC=jax.lax.dynamic_update_slice(loop.tokens_BC, token[:, None], (0, loop.place)),
             mask_BC=put(loop.mask_BC, loop.live_B),
             behaviour_logp_BC=put(loop.behaviour_logp_BC, behaviour),
             model_logp_BC=put(loop.model_logp_BC, model_logp),

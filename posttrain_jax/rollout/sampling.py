@@ -42,7 +42,7 @@ def filter_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """
     logits = logits_BV / (sampling.temperature or 1.0)
     if sampling.top_k:
-        smallest = jax.lax.top_k(logits, sampling.top_k)[0][:, -1:]
+        smallest = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < smallest, NEVER, logits)
     if sampling.top_p < 1.0:
         falling = -jnp.sort(-logits, axis=-1)

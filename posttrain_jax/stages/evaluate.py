@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from posttrain_jax import artifacts
+from posttrain_jax import artifacts, interrupt
 from posttrain_jax.api import Artifact
 from posttrain_jax.data.examples import load_examples
 from posttrain_jax.evals.accuracy import majority, pass_at_k
@@ -93,6 +93,8 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                     log(step, {"accuracy": float(part[:real, :, 0].mean()), "pass": name})
                     if index == 0:
                         log.samples(step, rows[: config.shown_samples])
+                    if interrupt.requested():  # nothing is kept of a half evaluation
+                        raise interrupt.Interrupted
                 graded[name] = Graded(*np.moveaxis(np.concatenate(parts), 2, 0))
     metrics = summarise(prompts.examples, graded["greedy"], graded["sampled"])
     return artifacts.finish(

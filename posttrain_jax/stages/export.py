@@ -24,5 +24,8 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         save_pretrained(
             workdir / config.folder, model.config, params, text.tokenizer, text.template
         )
-    size = sum(f.stat().st_size for f in (workdir / config.folder).iterdir())
-    return artifacts.finish(workdir, metrics={"megabytes": size / 1e6} if process.index() == 0 else {})
+    metrics = {}
+    if process.index() == 0:  # the one that writes
+        size = sum(f.stat().st_size for f in (workdir / config.folder).iterdir())
+        metrics = {"megabytes": size / 1e6}
+    return artifacts.finish(workdir, metrics=metrics)

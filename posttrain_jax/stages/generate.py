@@ -1,15 +1,17 @@
 """Sample n responses a prompt and keep every one, with its scores.
 
 Each process appends its own rows to a part file, batch by batch; process 0 merges the parts. A
-killed run continues with the first batch that some process has not written. A row is the prompt's
-example with `response`, `sample`, `index`, `length`, `finished`, `scores`, `masked` (the verifier failed) and
-`forged` (the response holds a turn marker).
+killed run continues, with any number of processes, at the first batch that is not all written. A
+row is the prompt's
+example with `response`, `sample`, `index`, `length`, `finished`, `scores`, `masked` (the verifier
+failed) and `forged` (the response holds a turn marker).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from posttrain_jax import artifacts, interrupt, process
 from posttrain_jax.api import Artifact
 from posttrain_jax.data.examples import DATA, load_examples
 from posttrain_jax.files import write_text
-from posttrain_jax.mesh import all_rows, check_batch, local_rows, local_slice
+from posttrain_jax.mesh import all_rows, barrier, check_batch, from_first, local_rows, local_slice
 from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr, read_rows
 from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rollout import engine
@@ -56,7 +58,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         examples = load_examples(config.data, inputs, config.seed)
         prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
         number = -(-len(prompts.examples) // config.batch_size)
-        start = _resume(part, mesh)
+        start = _resume(workdir, len(prompts.examples), config.samples, config.batch_size)
         with MetricLogger(workdir, number, stage_title(workdir), start) as log:
             for index, (batch, real) in enumerate(
                 engine.batches(prompts, config.batch_size, start), start
@@ -71,12 +73,13 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                 with phases("verify"):
                     rows = score(pool, rollout, batch, config.samples, text.tokenizer)
                 first = index * config.batch_size
-                kept = [r | {"index": first + r["index"]} for r in rows if r["index"] < real]
-                _append(part, index, kept)
                 log(index + 1, _means(rows, pool.names, mesh))
+                kept = [r | {"index": first + r["index"]} for r in rows if r["index"] < real]
+                with open(part, "a", encoding="utf-8") as file:
+                    file.write(_lines(kept))
                 if interrupt.requested():
                     raise interrupt.Interrupted(index + 1)
-    jax.block_until_ready(all_rows(mesh, np.zeros(mesh.size // jax.process_count(), np.float32)))
+    barrier("all samples are written")
     rows = _merge(workdir) if process.index() == 0 else []
     metrics: dict[str, Any] = {"prompts": len(prompts.examples), "skipped_prompts": prompts.skipped}
     for name in pool.names if rows else ():
@@ -109,36 +112,45 @@ def score(pool: Pool, rollout, prompts: engine.Prompts, group: int, tokenizer) -
     ]  # fmt: skip
 
 
-def _resume(part: Path, mesh) -> int:
-    """Batches that every process has written whole; what lies past them is cut off."""
-    done = {row["step"] for row in read_rows(part) if row.get("end")}
-    mine = np.full(mesh.size // jax.process_count(), len(done), np.float32)
-    common = int(all_rows(mesh, mine).min()) if jax.process_count() > 1 else len(done)
-    kept = [row for row in read_rows(part) if row["step"] < common]
-    if part.exists():
-        write_text(part, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
-    return common
+def _resume(workdir: Path, prompts: int, samples: int, batch_size: int) -> int:
+    """How many batches are all written; process 0 keeps their rows and drops the others."""
+    done = 0
+    if process.index() == 0:
+        rows = _written(workdir)
+        have = Counter(index // batch_size for index, _ in rows)
+        while batch_size * done < prompts and have[done] == samples * min(
+            batch_size, prompts - batch_size * done
+        ):
+            done += 1
+        kept = [row for (index, _), row in rows.items() if index < batch_size * done]
+        write_text(workdir / "part-0.jsonl", _lines(kept))
+        for part in workdir.glob("part-*.jsonl"):
+            if part.name != "part-0.jsonl":
+                part.unlink()
+    return from_first(done)
 
 
-def _append(part: Path, batch: int, rows: list[dict]) -> None:
-    """Write a batch's rows and the line that says they are all there."""
-    lines = [{"step": batch, **row} for row in rows] + [{"step": batch, "end": True}]
-    with open(part, "a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+def _written(workdir: Path) -> dict[tuple[int, int], dict]:
+    """All rows that are on disk, by prompt and sample, in that order.
+
+    A row may be there twice, after a kill between two files; both are the same.
+    """
+    files = [*workdir.glob("part-*.jsonl"), workdir / DATA]
+    rows = {(r["index"], r["sample"]): r for file in files for r in read_rows(file)}
+    return dict(sorted(rows.items()))
 
 
 def _merge(workdir: Path) -> list[dict]:
     """All parts in the order of prompts and samples, as the artifact's data.jsonl."""
-    rows = [r for part in workdir.glob("part-*.jsonl") for r in read_rows(part) if "end" not in r]
-    rows.sort(key=lambda r: (r["index"], r["sample"]))
-    for row in rows:
-        del row["step"]
-    write_text(
-        workdir / DATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    )
+    rows = list(_written(workdir).values())
+    write_text(workdir / DATA, _lines(rows))
     for part in workdir.glob("part-*.jsonl"):
         part.unlink()
     return rows
+
+
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _means(rows: list[dict], names, mesh) -> dict[str, float]:

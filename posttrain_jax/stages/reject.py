@@ -33,8 +33,8 @@ PREFERENCES = ("first", "short", "long")
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Filter inputs["samples"] and mix in the sources of `config.mix`.
 
-    `keep` maps a score to its least value; masked, unfinished and forged samples never pass. At most
-    `per_prompt` responses a prompt stay (0: all), the `prefer`red ones first.
+    `keep` maps a score to its least value; masked, unfinished and forged samples never pass. At
+    most `per_prompt` responses a prompt stay (0: all), the `prefer`red ones first.
     """
     rows = list(JsonlSource(inputs["samples"].path / DATA))
     kept, counts = select(rows, config.keep.to_dict(), config.per_prompt, config.prefer)
@@ -66,7 +66,9 @@ def select(
         raise ValueError(f"prefer={prefer!r}: expected one of {PREFERENCES}")
     known = set(rows[0]["scores"]) if rows else set()
     if missing := set(keep) - known:
-        raise ValueError(f"keep names the scores {sorted(missing)}; the samples have {sorted(known)}")
+        raise ValueError(
+            f"keep names the scores {sorted(missing)}; the samples have {sorted(known)}"
+        )
     counts = {"sampled": len(rows), "masked": 0, "unfinished": 0, "forged": 0}
     counts |= {f"below_{name}": 0 for name in keep} | {"repeated": 0, "surplus": 0, "kept": 0}
     sign = {"first": 0, "short": 1, "long": -1}[prefer]

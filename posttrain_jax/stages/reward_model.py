@@ -54,7 +54,10 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     with jax.set_mesh(mesh):
         model, backbone = load_policy(inputs["policy"], mesh, **config.model_options)
         tokens, segments, cut = encode_pairs(config, inputs, text, config.data)
-        order, checkpoints = Order(len(tokens) // 2, config.seed), Checkpoints(workdir, config.save_every)
+        order, checkpoints = (
+            Order(len(tokens) // 2, config.seed),
+            Checkpoints(workdir, config.save_every),
+        )
         optimizer = train_state.make_optimizer(**config.optimizer)
         update = make_update(model, optimizer, config.margin)
         params = reward_model.add_head(model, backbone, mesh, config.seed)
@@ -66,7 +69,9 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         ) as log:
             for step in range(start, config.steps):
                 with phases("compile" if step == start else "update"):
-                    pairs = np.array(order.take(step * config.pairs_per_step, config.pairs_per_step))
+                    pairs = np.array(
+                        order.take(step * config.pairs_per_step, config.pairs_per_step)
+                    )
                     rows = np.stack([2 * pairs, 2 * pairs + 1], axis=1).reshape(-1)
                     lr = train_state.learning_rate(
                         step, peak=config.lr, total=config.steps, warmup=config.warmup,
@@ -136,7 +141,7 @@ def heldout_accuracy(config, inputs, text: Text, mesh: Mesh, finished) -> dict[s
     for first in range(0, len(examples), size):
         batch = [examples[(first + i) % len(examples)] for i in range(size)]
         pairs = [pair for e in batch for pair in ((e, e["chosen"]), (e, e["rejected"]))]
-        here = local_slice(host_batch(mesh, (len(pairs),), lambda i: np.zeros(len(pairs))[i]))
+        here = local_slice(host_batch(mesh, (2 * size,), lambda i: np.zeros(2 * size)[i]))
         scores = reward_model.score_local(finished, pairs[here], text, mesh)
         scores = all_rows(mesh, local_rows(scores)).reshape(-1, 2)
         right += list(scores[:, 0] > scores[:, 1])

@@ -22,17 +22,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from posttrain_jax import advantages, artifacts, registry, train_state
+from posttrain_jax import artifacts, registry, train_state
 from posttrain_jax import reward_model as reward_models
-from posttrain_jax.api import Artifact, Batch, Rollout
+from posttrain_jax.api import Artifact, Batch, Model, Params, Rollout
 from posttrain_jax.checkpoint import Checkpoints
-from posttrain_jax.losses.common import aggregation_weights
-from posttrain_jax.mesh import check_batch, from_local_rows, local_rows, local_slice
+from posttrain_jax.mesh import check_batch, total
 from posttrain_jax.metrics import MetricLogger, PhaseTimer
-from posttrain_jax.policy import load_policy, open_mesh, open_text, save_policy, stage_title
-from posttrain_jax.rewards import applies, make_terms
+from posttrain_jax.policy import Text, load_policy, open_mesh, open_text, save_policy, stage_title
+from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import engine
+from posttrain_jax.rollout.experience import Judges, assemble, score, shown, shuffled, take
 from posttrain_jax.rollout.prompts import PromptStream
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.verifiers.pool import Pool
@@ -41,7 +42,7 @@ DEFAULTS = {
     "prompts": {},
     "system": "",
     "rewards": {},
-    "loss": {"name": "grpo"},
+    "loss": "grpo",
     "loss_options": {},
     "group_size": ...,
     "batch_size": ...,
@@ -73,14 +74,6 @@ DEFAULTS = {
 RL_SHOWN = ("reward", "accuracy", "length", "tokens_per_second")
 
 
-class Scored(NamedTuple):
-    """A rollout's rewards on the mesh: scores and whether they apply [B, W], validity [B]."""
-
-    rewards_BW: jax.Array
-    applies_BW: jax.Array
-    valid_B: jax.Array
-
-
 def check_sizes(config: Any, mesh) -> int:
     """Check the batch arithmetic; the number of minibatches of a rollout.
 
@@ -109,183 +102,142 @@ def check_sizes(config: Any, mesh) -> int:
     return minibatches
 
 
+class Setting(NamedTuple):
+    """What stays the same over a stage.
+
+    Attributes:
+      temperature: of the log-probs that are compared. Where the sampling distribution is truncated
+        they are those of the untempered model, else of the sampling distribution.
+    """
+
+    config: Any
+    mesh: Mesh
+    text: Text
+    model: Model
+    judges: Judges
+    sampling: Sampling
+    temperature: float
+    minibatches: int
+
+
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Train inputs["policy"]; reward models are inputs by the roles that `rewards` names."""
     mesh, text = open_mesh(config), open_text(config)
     minibatches = check_sizes(config, mesh)
-    terms, pool_terms = make_terms(config.rewards.to_dict())
+    terms, verifiers = make_terms(config.rewards.to_dict())
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
-    # Log-probs are compared under the sampling distribution; where that is truncated they are
-    # compared under the untempered model instead.
-    temperature = 1.0 if sampling.truncated else config.temperature
-    loss = registry.load("losses", config.loss.name).loss
-    options = dict(config.loss_options)
-    checkpoints = Checkpoints(workdir, config.save_every)
-    with jax.set_mesh(mesh), Pool(
-        pool_terms, workers=config.workers, quarantine=workdir / "quarantine.jsonl"
-    ) as pool:
+    quarantine = workdir / "quarantine.jsonl"
+    with (
+        jax.set_mesh(mesh),
+        Pool(verifiers, workers=config.workers, quarantine=quarantine) as pool,
+    ):
+        roles = {term.reward_model for term in terms if term.reward_model}
+        models = {role: reward_models.load(inputs[role], mesh) for role in sorted(roles)}
         model, params = load_policy(inputs["policy"], mesh, **config.model_options)
-        models = {
-            t.reward_model: reward_models.load(inputs[t.reward_model], mesh)
-            for t in terms
-            if t.reward_model
-        }
-        stream = PromptStream(config, inputs, text)
-        optimizer = train_state.make_optimizer(**config.optimizer)
-        update = train_state.make_update(
-            model, optimizer, functools.partial(loss, **options),
-            microbatches=config.microbatches, start=config.prompt_length, temperature=temperature,
+        setting = Setting(
+            config, mesh, text, model, Judges(terms, pool, models), sampling,
+            1.0 if sampling.truncated else config.temperature, minibatches,
         )  # fmt: skip
-        state = train_state.init_state(params, optimizer)
-        saved = (state, copy(params))
-        start, (state, reference), meta = checkpoints.restore(saved) or (0, saved, {})
-        phases, last = PhaseTimer(meta.get("phases")), meta.get("last", {})
-        with MetricLogger(
-            workdir, config.steps, stage_title(workdir), start, shown=RL_SHOWN
-        ) as log:
-            if stream.skipped:
-                log.note(f"{stream.skipped} prompts longer than prompt_length are left out")
-            for step in range(start, config.steps, minibatches):
-                begun = time.monotonic()
-                prompts = stream.draw(step // minibatches, step)
-                with phases("sample"):
-                    rollout = engine.roll_out(
-                        model, engine.for_sampling(state.params, model, mesh), prompts, mesh,
-                        text.tokenizer, sampling=sampling, seed=config.seed,
-                        first_uid=step * config.batch_size, group_size=config.group_size,
-                        max_new=config.max_new,
-                    )  # fmt: skip
-                    jax.block_until_ready(rollout)
-                with phases("verify"):
-                    texts, examples, scored = score(
-                        pool, terms, models, rollout, prompts, config, step, text, mesh
-                    )
-                with phases("update"):
-                    weights_W = jnp.array([t.weight for t in terms], jnp.float32)
-                    batch, metrics = assemble(
-                        rollout, scored, weights_W,
-                        group_size=config.group_size, truncated=sampling.truncated,
-                        mask_truncated=config.mask_truncated,
-                        options=tuple(sorted(config.advantage.items())),
-                    )  # fmt: skip
-                    seeds = np.random.default_rng([config.seed, step])
-                    shuffled = seeds.permutation(config.rollout_size).reshape(minibatches, -1)
-                    for number, chosen in enumerate(shuffled):
-                        part = take(
-                            batch, chosen, config.aggregation, config.microbatches,
-                            config.aggregation_constant or None,
-                        )  # fmt: skip
-                        if options.get("kl_coef"):
-                            logp = train_state.logprobs(
-                                model, reference, part, start=config.prompt_length,
-                                temperature=temperature,
-                            )  # fmt: skip
-                            part = part._replace(reference_logp_BT=logp)
-                        lr = train_state.learning_rate(
-                            step + number, peak=config.lr, total=config.steps,
-                            warmup=config.warmup, schedule=config.lr_schedule,
-                            end_ratio=config.lr_end_ratio,
-                        )  # fmt: skip
-                        state, found = update(state, part, jnp.float32(lr))
-                        metrics |= join(metrics, found, number, minibatches)
-                    jax.block_until_ready(state.params)
-                step += minibatches
-                if config.reference_every and step % config.reference_every == 0:
-                    reference = copy(state.params)
-                last = report(metrics, [t.name for t in terms])
-                speed = last["tokens"] / (time.monotonic() - begun)
-                log(step, {**last, **phases.lap(), "learning_rate": lr, "tokens_per_second": speed})
-                if (step // minibatches) % config.samples_every == 1 % config.samples_every:
-                    log.samples(step, shown(config, texts, examples, scored, terms, rollout))
-                checkpoints.after(
-                    step, (state, reference), {"phases": phases.seconds, "last": last}
-                )
-        checkpoints.close()
+        stream = PromptStream(config, inputs, text)
+        state, phases, last = train(setting, workdir, params, stream)
         save_policy(workdir, model, state.params)
-        counts = {f"verifier_{k}": v for k, v in pool.counts.items()}
-    return artifacts.finish(
-        workdir,
-        metrics={**last, "skipped_prompts": stream.skipped, **counts},
-        phases=phases.seconds,
-    )
+    metrics = {**last, "skipped_prompts": stream.skipped}
+    return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
+
+
+def train(setting: Setting, workdir: Path, params: Params, stream: PromptStream):
+    """The loop -> (state, seconds by phase, the last rollout's metrics)."""
+    config, minibatches = setting.config, setting.minibatches
+    optimizer = train_state.make_optimizer(**config.optimizer)
+    update = make_update(setting, optimizer)
+    reference = copy(params) if config.loss_options.get("kl_coef") else None
+    saved = (train_state.init_state(params, optimizer), reference)
+    checkpoints = Checkpoints(workdir, config.save_every)
+    start, (state, reference), meta = checkpoints.restore(saved) or (0, saved, {})
+    phases, last = PhaseTimer(meta.get("phases")), meta.get("last", {})
+    earlier = {name: last[name] for name in last if name.startswith("verifier_")}
+    with MetricLogger(workdir, config.steps, stage_title(workdir), start, shown=RL_SHOWN) as log:
+        if stream.skipped:
+            log.note(f"{stream.skipped} prompts longer than prompt_length are left out")
+        for step in range(start, config.steps, minibatches):
+            begun = time.monotonic()
+            prompts = stream.draw(step // minibatches, step)
+            with phases("sample"):
+                rollout = jax.block_until_ready(roll_out(setting, state.params, prompts, step))
+            with phases("verify"):
+                texts, scored = score(
+                    setting.judges, rollout, prompts, config.group_size, step, setting.text,
+                    setting.mesh,
+                )  # fmt: skip
+            with phases("update"):
+                batch, metrics = assemble(
+                    rollout, scored, jnp.array([t.weight for t in setting.judges.terms]),
+                    group_size=config.group_size, truncated=setting.sampling.truncated,
+                    mask_truncated=config.mask_truncated,
+                    options=tuple(sorted(config.advantage.items())),
+                )  # fmt: skip
+                state, found = learn(setting, update, state, reference, batch, step)
+                last = report({**metrics, **found}, [t.name for t in setting.judges.terms])
+                last |= verifier_counts(setting.judges.pool, earlier)
+            step += minibatches
+            if reference is not None and config.reference_every:
+                reference = copy(state.params) if step % config.reference_every == 0 else reference
+            speed = last["tokens"] / (time.monotonic() - begun)
+            log(step, {**last, **phases.lap(), "tokens_per_second": speed})
+            if (step // minibatches) % config.samples_every == 1 % config.samples_every:
+                rows = shown(texts, scored, setting.judges.terms, rollout, config.samples_shown)
+                log.samples(step, rows)
+            checkpoints.after(step, (state, reference), {"phases": phases.seconds, "last": last})
+    checkpoints.close()
+    return state, phases, last
 
 
 copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
-def score(pool, terms, models, rollout: Rollout, prompts, config, step: int, text, mesh):
-    """Scores of a rollout: (this host's texts, their examples, Scored on the mesh)."""
-    here = local_slice(rollout.tokens_BT)
-    examples = [e for e in prompts.examples for _ in range(config.group_size)][here]
-    texts = engine.responses(rollout, text.tokenizer)
-    waiting = pool.submit(texts, examples) if pool.names else None
-    columns = [
-        reward_models.score_local(models[t.reward_model], list(zip(examples, texts)), text, mesh)
-        for t in terms
-        if t.reward_model
-    ]
-    columns = [
-        jax.nn.sigmoid(c) if t.transform == "sigmoid" else c
-        for c, t in zip(columns, (t for t in terms if t.reward_model), strict=True)
-    ]
-    verified, valid = np.zeros((len(texts), 0), np.float32), np.ones(len(texts), bool)
-    if waiting is not None:
-        verdicts = waiting.result()
-        verified, valid = verdicts.rewards_BW, verdicts.mask_B
-    rewards = jnp.concatenate(
-        [from_local_rows(mesh, verified), *(c[:, None] for c in columns)], axis=1
-    )
-    on = from_local_rows(mesh, applies(terms, examples, step))
-    return texts, examples, Scored(rewards, on, from_local_rows(mesh, valid))
+def make_update(setting: Setting, optimizer):
+    """The jitted update with the stage's loss and its hyper-parameters."""
+    config = setting.config
+    loss = registry.load("losses", config.loss).loss
+    return train_state.make_update(
+        setting.model, optimizer, functools.partial(loss, **config.loss_options),
+        microbatches=config.microbatches, start=config.prompt_length,
+        temperature=setting.temperature,
+    )  # fmt: skip
 
 
-@functools.partial(
-    jax.jit, static_argnames=("group_size", "truncated", "mask_truncated", "options")
-)
-def assemble(
-    rollout: Rollout, scored: Scored, weights_W, *, group_size: int, truncated: bool,
-    mask_truncated: bool, options: tuple,
-) -> tuple[Batch, dict[str, Any]]:  # fmt: skip
-    """Rewards to advantages, rollout to batch, and what is worth knowing of both."""
-    mask_BT = rollout.completion_mask_BT
-    length_B = jnp.sum(mask_BT, axis=1)
-    valid_B = scored.valid_B & (rollout.finished_B if mask_truncated else True)
-    values_BW = jnp.where(scored.applies_BW, scored.rewards_BW, 0.0)
-    reward_B = values_BW @ weights_W
-    advantage_B, equal_G = advantages.group_normalised(
-        reward_B, group_size, mask_B=valid_B, **dict(options)
-    )
-    gap = jnp.abs(rollout.behaviour_logp_BT - rollout.model_logp_BT)
-    batch = Batch(
-        tokens_BT=rollout.tokens_BT,
-        positions_BT=rollout.positions_BT,
-        segments_BT=rollout.segments_BT,
-        weight_BT=(mask_BT & valid_B[:, None]).astype(jnp.float32),
-        advantage_BT=jnp.broadcast_to(advantage_B[:, None], mask_BT.shape),
-        behaviour_logp_BT=rollout.model_logp_BT if truncated else rollout.behaviour_logp_BT,
-    )
-    applied_W = jnp.sum(scored.applies_BW, axis=0)
-    metrics = {
-        "reward": jnp.mean(reward_B),
-        "terms_W": jnp.sum(values_BW, axis=0) / applied_W,  # NaN where a term is off
-        "length": jnp.mean(length_B),
-        "tokens": jnp.sum(length_B),
-        "truncated": jnp.mean(~rollout.finished_B),
-        "masked": jnp.mean(~valid_B),
-        "all_equal_groups": jnp.mean(equal_G),
-        "sampling_gap": jnp.max(jnp.where(mask_BT, gap, 0.0)),
-    }
-    return batch, metrics
+def roll_out(setting: Setting, params: Params, prompts: engine.Prompts, step: int) -> Rollout:
+    """The rollout that begins at this update; its uids are those of no other."""
+    config, mesh = setting.config, setting.mesh
+    return engine.roll_out(
+        setting.model, engine.for_sampling(params, setting.model, mesh), prompts, mesh,
+        setting.text.tokenizer, sampling=setting.sampling, seed=config.seed,
+        first_uid=step * config.batch_size, group_size=config.group_size, max_new=config.max_new,
+    )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def take(batch: Batch, rows, aggregation: str, microbatches: int, constant: float | None) -> Batch:
-    """A minibatch: the given rows, with the weights of its aggregation."""
-    part = jax.tree.map(lambda x: x[rows], batch)
-    weight = aggregation_weights(
-        part.weight_BT, aggregation, microbatches=microbatches, constant=constant
-    )
-    return part._replace(weight_BT=weight)
+def learn(setting: Setting, update, state, reference, batch: Batch, step: int):
+    """One update on each minibatch -> (state, metrics, averaged over the minibatches)."""
+    config, metrics = setting.config, {}
+    parts = shuffled(config.rollout_size, setting.minibatches, config.seed, step)
+    for number, rows in enumerate(parts):
+        part = take(
+            batch, rows, config.aggregation, config.microbatches,
+            config.aggregation_constant or None,
+        )  # fmt: skip
+        if reference is not None:
+            logp = train_state.logprobs(
+                setting.model, reference, part, start=config.prompt_length,
+                temperature=setting.temperature,
+            )  # fmt: skip
+            part = part._replace(reference_logp_BT=logp)
+        lr = train_state.learning_rate(
+            step + number, peak=config.lr, total=config.steps, warmup=config.warmup,
+            schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
+        )  # fmt: skip
+        state, found = update(state, part, jnp.float32(lr))
+        metrics = join(metrics, found, number, setting.minibatches)
+    return state, {**metrics, "learning_rate": lr}
 
 
 def join(metrics: dict, found: dict, number: int, minibatches: int) -> dict[str, Any]:
@@ -300,6 +252,13 @@ def join(metrics: dict, found: dict, number: int, minibatches: int) -> dict[str,
     return joined
 
 
+def verifier_counts(pool: Pool, earlier: Mapping[str, float]) -> dict[str, float]:
+    """What the pools of all processes counted, on top of the counts of earlier sessions."""
+    counts = total(np.array(list(pool.counts.values())))
+    names = [f"verifier_{name}" for name in pool.counts]
+    return {n: int(earlier.get(n, 0) + c) for n, c in zip(names, counts, strict=True)}
+
+
 def report(metrics: dict[str, Any], names: list[str]) -> dict[str, float]:
     """Device metrics as numbers under the names of the log."""
     values = jax.device_get(metrics)
@@ -311,22 +270,3 @@ def report(metrics: dict[str, Any], names: list[str]) -> dict[str, float]:
     renamed = {k.removeprefix("max/"): float(v) for k, v in values.items() if v is not None}
     accuracy = {"accuracy": rewards["reward/accuracy"]} if "reward/accuracy" in rewards else {}
     return {**renamed, **rewards, **accuracy}
-
-
-def shown(config, texts, examples, scored: Scored, terms, rollout: Rollout) -> list[dict]:
-    """Some rollouts of this step, with their reward parts, for the report."""
-    rewards, on = local_rows(scored.rewards_BW), local_rows(scored.applies_BW)
-    finished = local_rows(rollout.finished_B)
-    weights = np.array([t.weight for t in terms], np.float32)
-    stride = max(1, len(texts) // config.samples_shown)
-    return [
-        {
-            "prompt": examples[i]["prompt"],
-            "response": texts[i],
-            "reward": float((rewards[i] * on[i]) @ weights),
-            "rewards": {t.name: float(r) for t, r, o in zip(terms, rewards[i], on[i], strict=True) if o},
-            "example_id": examples[i].get("id", ""),
-            "finished": bool(finished[i]),
-        }
-        for i in range(0, len(texts), stride)
-    ]

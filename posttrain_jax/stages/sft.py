@@ -86,7 +86,10 @@ def train(
     check_batch(mesh, "batch_size", config.batch_size)
     check_batch(mesh, "batch_size / microbatches", config.batch_size // config.microbatches)
     steps = count_steps(config, len(rows.tokens))
-    order, checkpoints = Order(len(rows.tokens), config.seed), Checkpoints(workdir, config.save_every)
+    order, checkpoints = (
+        Order(len(rows.tokens), config.seed),
+        Checkpoints(workdir, config.save_every),
+    )
     optimizer = train_state.make_optimizer(**config.optimizer)
     update = train_state.make_update(
         model, optimizer, cross_entropy.loss, microbatches=config.microbatches
@@ -100,7 +103,9 @@ def train(
             begun = time.monotonic()
             with phases("compile" if step == start else "update"):
                 chosen = order.take(step * config.batch_size, config.batch_size)
-                batch = weigh(row_batch(mesh, rows, chosen), config.aggregation, config.microbatches)
+                batch = weigh(
+                    row_batch(mesh, rows, chosen), config.aggregation, config.microbatches
+                )
                 lr = train_state.learning_rate(
                     step, peak=config.lr, total=steps, warmup=config.warmup,
                     schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,

@@ -10,7 +10,6 @@ Not covered: a verifier runs with the rights of the user. Nothing a model wrote 
 """
 
 import contextlib
-import ctypes
 import importlib
 import json
 import math
@@ -25,13 +24,13 @@ import traceback
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from posttrain_jax import process
 from posttrain_jax.api import Verdict
 from posttrain_jax.verifiers.terms import Term, load_verifier
 
 HEADER = struct.Struct(">I")
 PROGRESS = struct.Struct("=Q")
 _FLUSH_SECONDS = 0.002
-_PR_SET_PDEATHSIG = 1
 
 
 def read_frame(stream: BinaryIO) -> Any:
@@ -48,14 +47,6 @@ def frame(value: Any) -> bytes:
     """A value as a frame: its length, then JSON in ASCII."""
     body = json.dumps(value, separators=(",", ":")).encode("ascii")
     return HEADER.pack(len(body)) + body
-
-
-def _die_with(parent: int) -> None:
-    """SIGKILL for this process when the thread that started it ends; exit if it already has."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def _limit(memory_mb: int) -> None:
@@ -123,7 +114,7 @@ def serve(stream_in: BinaryIO, fd_out: int, progress: mmap.mmap) -> None:
 def main() -> None:
     """Serve on descriptors that `print` and `input` don't reach; start-up errors go to stderr."""
     parent, progress_fd = map(int, sys.argv[1:])
-    _die_with(parent)
+    process.die_with(parent)
     progress = mmap.mmap(progress_fd, PROGRESS.size)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stream_in = os.fdopen(os.dup(0), "rb", buffering=1 << 16)

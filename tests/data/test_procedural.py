@@ -13,7 +13,7 @@ ALL = {**REASONING, "chat": 0.5, "safety": 0.5}
 
 def problem_key(example):
     """The problem without its wording: the start and the operations of the prompt."""
-    return tuple(re.findall(r" (\d+|[A-D]|[+-]\d|[A-D]{2})\b", example["prompt"]))
+    return tuple(re.findall(r" (\d+|[A-D])\b|#\d([+-]\d|[A-D]{2})\b", example["prompt"]))
 
 
 def test_same_arguments_same_examples_and_other_seed_others():

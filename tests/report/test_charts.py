@@ -143,7 +143,7 @@ def test_counters_by_hand():
     rows = tuple({"step": float(i), "truncated": t} for i, t in enumerate((0.5, 0.25, 0.0)))
     found = {c.name: c for c in counts(Run("r", stages=(Stage("rl", "rl", steps=rows),)))}
     assert (found["truncated"].overall, found["truncated"].worst) == (
-        "25.0 % of a step",
+        "25.0 % on average",
         "50.0 % at step 0",
     )
     assert found["truncated"].level == "some"
@@ -173,7 +173,7 @@ def test_evaluations_share_one_bar(run_folder):
 
 def test_numbers_are_written_shortly():
     numbers = (0.0, 1.0, 12.346, 0.01234, 1234.5, 1e-4, 2.5e7)
-    assert [plain(v) for v in numbers] == ["0", "1", "12.35", "0.012", "1,234", "1e-4", "2.5e7"]
+    assert [plain(v) for v in numbers] == ["0", "1", "12.35", "0.0123", "1,234", "1e-4", "2.5e7"]
     assert [show("pass@8", 0.7362), show("length", 27.14), show("loss", 1.5)] == [
         "73.6",
         "27.1",
@@ -188,3 +188,16 @@ def test_unknown_metrics_are_shown_as_they_are():
     assert term("my_new_number") == ("my new number", "", False, "")
     assert term("greedy/word_problem")[:3] == ("word problem", "%", True)
     assert term("pass@1 (other)")[:3] == ("pass@1 (other)", "%", True)
+
+
+def test_skipped_updates_count_from_the_start_and_are_not_summed():
+    rows = tuple({"step": float(i), "skipped": s, "masked": 3.0} for i, s in enumerate((0, 1, 2)))
+    stage = Stage("kept", "reject", steps=rows)
+    found = {c.name: c.overall for c in counts(Run("r", stages=(stage,)))}
+    assert found == {"skipped": "2", "masked": "9"}
+
+
+def test_skipped_prompts_are_no_record_of_skipped_updates():
+    rows = ({"step": 0.0, "skipped_prompts": 4.0},)
+    found = {c.name: c.overall for c in counts(Run("r", stages=(Stage("a", "rl", steps=rows),)))}
+    assert (found["skipped_prompts"], found["skipped"]) == ("4", "not recorded")

@@ -126,3 +126,13 @@ def test_long_text_is_cut_with_a_count():
 
 def test_invisible_characters_become_visible():
     assert visible("a\u202eb\x00c\x1b\ud800\n") == "a⌈U+202E⌉b␀c␛⌈U+D800⌉\n"
+
+
+def test_markdown_escapes_only_what_markdown_reads(run_folder):
+    folder = run_folder(stages=[("a_b", "rl", {}, 1.0, (0.5, 0.5, 1.0, 1.0))])
+    record = (folder / "run.json").read_text().replace("r1.py", "_x_|<b>*y*`")
+    (folder / "run.json").write_text(record)
+    write_report(folder)
+    lines = (folder / "report.md").read_text().splitlines()
+    assert lines[0] == r"# \_x\_\|&lt;b&gt;\*y\*\`:tiny"
+    assert any(line.startswith("| a_b | 50.0 ±2.2 |") for line in lines)

@@ -39,7 +39,7 @@ def test_markdown_rows_are_policies_in_pipeline_order_with_errors(run_folder):
     lines = (folder / "report.md").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| policy | pass@1 (%)"))
     table = [[c.strip() for c in line.split("|")[1:-1]] for line in lines[start : start + 10]]
-    assert [row[0].replace("\\", "") for row in table[2:]] == [
+    assert [row[0] for row in table[2:]] == [
         "pretrain", "r1_zero", "cold_start", "reasoning_rl", "sft_from_base", "all_scenarios_rl",
         "student_pretrain", "student_distilled",
     ]  # fmt: skip
@@ -125,3 +125,18 @@ def test_report_json_is_strict(run_folder):
     assert "NaN" not in text
     kept = next(s for s in json.loads(text)["stages"] if s["name"] == "kept")
     assert kept["metrics"] == {"rate": {"mean": 0.5, "stderr": None, "n": None}}
+
+
+def test_counters_of_an_evaluation_are_no_columns(run_folder):
+    folder = run_folder()
+    path = next((folder / "artifacts").glob("evaluate_pretrain-*/artifact.json"))
+    artifact = json.loads(path.read_text())
+    artifact["metrics"] |= {"skipped_prompts": {"mean": 7, "stderr": 0, "n": 1}}
+    artifact["metrics"] |= {"language/en": {"mean": 0.5, "stderr": 0.1, "n": 9}}
+    path.write_text(json.dumps(artifact))
+    run = read_run(folder)
+    assert "skipped_prompts" not in policy_table(run).columns
+    assert [(t.title, t.by) for t in task_tables(run)][-1] == ("language", "language")
+    write_report(folder)
+    lines = (folder / "report.md").read_text().splitlines()
+    assert "| evaluate_pretrain | skipped prompts | 7 |  |" in lines

@@ -36,7 +36,7 @@ def wait_until(condition, seconds=30.0):
 
 @pytest.fixture(scope="module")
 def pool():
-    with Pool(JUDGE, workers=2, deadline=0.5) as made:
+    with Pool(JUDGE, workers=2, deadline=0.5, wall_factor=10) as made:
         yield made
 
 
@@ -82,7 +82,7 @@ def test_only_the_culprit_times_out(pool, hang):
 def test_a_sympy_bomb_times_out_and_its_neighbours_are_scored():
     answers = ["8"] * 9
     answers[4] = "e^{e^{e^{100}}}"
-    with Pool({"a": {"verifier": "math_answer"}}, workers=1, deadline=1.0) as pool:
+    with Pool({"a": {"verifier": "math_answer"}}, workers=1, deadline=1.0, wall_factor=30) as pool:
         out = pool.verdicts([f"<answer>{a}</answer>" for a in answers], [{"answer": "8"}] * 9)
     assert [row[0].status for row in out.verdicts] == ["pass"] * 4 + ["timeout"] + ["pass"] * 4
 
@@ -111,7 +111,7 @@ def test_a_death_is_tried_again(pool, tmp_path):
 def test_a_worker_killed_in_the_middle_of_a_batch_changes_nothing():
     with Pool(JUDGE, workers=2, deadline=30) as pool:
         wait_until(lambda: len(pool.pids) == 2)
-        future = pool.submit(["sleep 0.005"] * 200, [{"value": i} for i in range(200)])
+        future = pool.submit(["sleep 0.02"] * 200, [{"value": i} for i in range(200)])
         time.sleep(0.1)
         victim = pool.pids[0]
         os.kill(victim, signal.SIGKILL)
@@ -211,46 +211,57 @@ while len(pids := pool.pids) < 2:
     time.sleep(0.01)
 pool.submit(["spin", "r", "spin"], [{{"value": 1}}] * 3)
 time.sleep(0.2)
-print(*pids, flush=True)
-{then}
+try:
+    print(*pids, flush=True)
+    time.sleep({seconds})
+except KeyboardInterrupt:
+    print("caught", pool.pids == pids, flush=True)
 """
 
 
-def start_trainer(then):
-    script = TRAINER.format(judge=JUDGE["judge"]["verifier"], then=then)
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert trainer.stdout is not None
-    return trainer, [int(pid) for pid in trainer.stdout.readline().split()]
+@pytest.fixture
+def start_trainer():
+    """Starts a trainer that sleeps so many seconds; gives it and its workers' process ids."""
+    trainers = []
+
+    def start(seconds):
+        script = TRAINER.format(judge=JUDGE["judge"]["verifier"], seconds=seconds)
+        trainer = subprocess.Popen(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        trainers.append(trainer)
+        assert trainer.stdout is not None
+        return trainer, [int(pid) for pid in trainer.stdout.readline().split()]
+
+    yield start
+    for trainer in trainers:
+        trainer.kill()
+        trainer.communicate()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal of a parent is Linux's")
-def test_workers_die_with_a_killed_trainer_even_while_they_spin():
-    trainer, pids = start_trainer("time.sleep(600)")
+def test_workers_die_with_a_killed_trainer_even_while_they_spin(start_trainer):
+    trainer, pids = start_trainer(600)
     assert len(pids) == 2 and all(map(alive, pids))
     trainer.kill()
     trainer.communicate()
     wait_until(lambda: not any(map(alive, pids)))
 
 
-def test_a_trainer_that_ends_without_closing_ends_and_leaves_no_worker():
-    trainer, pids = start_trainer("")
+def test_a_trainer_that_ends_without_closing_ends_and_leaves_no_worker(start_trainer):
+    trainer, pids = start_trainer(0)
     _, errors = trainer.communicate(timeout=60)
     assert (trainer.returncode, errors) == (0, "")
     assert not any(map(alive, pids))
 
 
-def test_ctrl_c_reaches_the_trainer_only():
-    trainer, pids = start_trainer(
-        "try:\n    time.sleep(600)\nexcept KeyboardInterrupt:\n"
-        "    print('caught', pool.pids == pids, flush=True)"
-    )
+def test_ctrl_c_reaches_the_trainer_only(start_trainer):
+    trainer, pids = start_trainer(600)
     assert all(os.getsid(pid) == pid for pid in pids)
     trainer.send_signal(signal.SIGINT)
     said, errors = trainer.communicate(timeout=60)

@@ -29,7 +29,7 @@ def test_answers_and_steps_are_right(task, language):
     rng = random.Random(3)
     for _ in range(300):
         example = task.make_example(rng, language)
-        operations = re.findall(r"#\d (\S\w)", example["prompt"])
+        operations = re.findall(r"#\d ?(\S\w)", example["prompt"])
         start = re.search(r" (\d+|[A-D])\b", example["prompt"])
         assert start is not None, example["prompt"]
         assert example["answer"] == redo(start[1], operations)
@@ -50,14 +50,14 @@ def test_answers_and_steps_are_right(task, language):
 
 @pytest.mark.parametrize("task", TASKS[:2], ids=("arithmetic", "word_problem"))
 def test_check_sums_by_hand(task):
-    example = {"prompt": "What is 3 #1 +5 #2 -2?", "answer": "6"}
+    example = {"prompt": "What is 3 #1+5 #2-2?", "answer": "6"}
     assert task.check("6", example) and task.check(" 6 ", example)
     for wrong in ("", "8", "16", "6 6", "6.", "3 +5 -2", "six"):
         assert not task.check(wrong, example)
 
 
 def test_check_cup_by_hand():
-    example = {"prompt": "The ball is in A #1 AB #2 BC. Where?", "answer": "C"}
+    example = {"prompt": "The ball is in A #1AB #2BC. Where?", "answer": "C"}
     assert logic.check(" C", example)
     assert not any(logic.check(wrong, example) for wrong in ("A", "B", "", "A C", "c"))
 

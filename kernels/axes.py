@@ -1,0 +1,28 @@
+"""Which mesh axes split rows and heads, for kernels that must know.
+
+The names repeat `mesh.RULES` ("batch", "heads", "kv_heads"), which kernels may not import; a test
+holds the two equal.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax.sharding import AxisType
+
+BATCH_AXES = ("data", "fsdp")
+HEAD_AXES = ("tensor",)
+
+
+def split_axes(axes: tuple[str, ...]) -> dict[str, int]:
+    """Those of `axes` over which the current mesh partitions automatically -> their sizes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return {a: mesh.shape[a] for a in axes if types.get(a) == AxisType.Auto and mesh.shape[a] > 1}
+
+
+def dividing_axes(axes: tuple[str, ...], size: int) -> tuple[str, ...]:
+    """The split axes if together they divide `size`, else none of them."""
+    split = split_axes(axes)
+    return tuple(split) if size % math.prod(split.values()) == 0 else ()

@@ -1,0 +1,1 @@
+"""Launchers: a file's name is the place, as in `posttrain launch local`."""

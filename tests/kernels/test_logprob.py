@@ -1,0 +1,145 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, AxisType
+
+from posttrain_jax.kernels import logprob, token_logprobs
+from posttrain_jax.kernels.logprob import token_logprobs_ref
+
+BATCH, LENGTH, WIDTH, VOCAB = 3, 10, 8, 37
+COLUMNS = 3  # positions of each row in a chunk: 10 make 4 chunks and two are padding
+OPTIONS = [(1.0, None), (0.7, None), (1.0, 5), (1.3, 0)]  # temperature, never
+
+
+@pytest.fixture
+def chunked(monkeypatch):
+    held = (COLUMNS * BATCH * VOCAB, 1)
+    monkeypatch.setattr(logprob, "CHUNKS", {jax.default_backend(): held})
+    assert logprob._count_chunks(BATCH, LENGTH, VOCAB) == 4
+
+
+@pytest.fixture
+def inputs():
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(BATCH, LENGTH, WIDTH)).astype(np.float32)
+    head = rng.normal(size=(VOCAB, WIDTH)).astype(np.float32)
+    targets = rng.integers(6, VOCAB, (BATCH, LENGTH))  # none of the ids that are `never`
+    return hidden, head, targets
+
+
+def expected(hidden, head, targets, temperature, never):
+    """Log-softmax in float64 over the tokens that may occur, one position at a time."""
+    tokens = [v for v in range(len(head)) if v != never]
+    logp, entropy = np.zeros(targets.shape), np.zeros(targets.shape)
+    for b, t in np.ndindex(targets.shape):
+        z = head[tokens].astype(np.float64) @ hidden[b, t].astype(np.float64) / temperature
+        p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+        logp[b, t] = np.log(p[tokens.index(targets[b, t])])
+        entropy[b, t] = -(p * np.log(p)).sum()
+    return logp, entropy
+
+
+def gradients(fn, inputs, g, e, **options):
+    hidden, head, targets = inputs
+    _, vjp = jax.vjp(lambda h, w: fn(h, w, targets, **options), hidden, head)
+    return vjp((jnp.float32(g), jnp.float32(e)))
+
+
+@pytest.mark.parametrize(("temperature", "never"), OPTIONS)
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_values_are_those_of_float64(chunked, inputs, temperature, never, impl):
+    got = token_logprobs(*inputs, temperature, never=never, impl=impl)
+    for g, w in zip(got, expected(*inputs, temperature, never), strict=True):
+        assert g.shape == (BATCH, LENGTH)
+        np.testing.assert_allclose(g, w, atol=5e-6)
+
+
+@pytest.mark.parametrize(("temperature", "never"), OPTIONS)
+@pytest.mark.parametrize("of", ["logp", "entropy", "both"])
+def test_gradients_are_those_of_autodiff(chunked, inputs, temperature, never, of):
+    rng = np.random.default_rng(1)
+    g = rng.normal(size=(BATCH, LENGTH)) * (of != "entropy")
+    e = rng.normal(size=(BATCH, LENGTH)) * (of != "logp")
+    options = {"temperature": temperature, "never": never}
+    got = gradients(token_logprobs, inputs, g, e, **options)
+    want = gradients(token_logprobs_ref, inputs, g, e, **options)
+    for x, y in zip(got, want, strict=True):
+        assert np.abs(y).max() > 0.5
+        np.testing.assert_allclose(x, y, atol=2e-5)
+    if never is not None:
+        np.testing.assert_array_equal(np.asarray(got[1])[never], 0.0)
+
+
+def test_gradient_is_the_slope_of_float64(chunked, inputs):
+    hidden, head, targets = inputs
+    rng, step = np.random.default_rng(2), 1e-5
+    g, e = rng.normal(size=(2, BATCH, LENGTH))
+    directions = rng.normal(size=hidden.shape), rng.normal(size=head.shape)
+
+    def moved(by):
+        h, w = (x + by * d for x, d in zip((hidden, head), directions, strict=True))
+        logp, entropy = expected(h, w, targets, 0.8, 3)
+        return (g * logp + e * entropy).sum()
+
+    slope = (moved(step) - moved(-step)) / (2 * step)
+    got = gradients(token_logprobs, inputs, g, e, temperature=0.8, never=3)
+    total = sum((np.asarray(x) * d).sum() for x, d in zip(got, directions, strict=True))
+    np.testing.assert_allclose(total, slope, rtol=1e-4)
+
+
+def test_one_chunk_is_as_many(inputs, monkeypatch):
+    g = e = np.ones((BATCH, LENGTH))
+    results = []
+    for columns in (1, LENGTH):
+        held = (columns * BATCH * VOCAB, 1)
+        monkeypatch.setattr(logprob, "CHUNKS", {jax.default_backend(): held})
+        assert logprob._count_chunks(BATCH, LENGTH, VOCAB) == LENGTH // columns
+        results.append((token_logprobs(*inputs), gradients(token_logprobs, inputs, g, e)))
+    for x, y in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
+
+
+def test_bfloat16_sums_in_float32(chunked, inputs):
+    hidden, head, targets = inputs
+    low = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(head, jnp.bfloat16), targets
+    exact = (*(np.asarray(x, np.float32) for x in low[:2]), targets)
+    for g, w in zip(token_logprobs(*low), expected(*exact, 1.0, None), strict=True):
+        assert g.dtype == jnp.float32
+        np.testing.assert_allclose(g, w, atol=5e-6)
+    ones = np.ones((BATCH, LENGTH))
+    want = gradients(token_logprobs_ref, exact, ones, ones)
+    for g, w in zip(gradients(token_logprobs, low, ones, ones), want, strict=True):
+        assert g.dtype == jnp.bfloat16
+        np.testing.assert_allclose(g.astype(jnp.float32), w, atol=0.01 * np.abs(w).max())
+
+
+def test_the_logits_of_all_positions_are_never_held(chunked, inputs, largest_array):
+    everything = BATCH * LENGTH * VOCAB
+    ones = np.ones((BATCH, LENGTH))
+
+    def both_ways(fn):
+        def run(hidden, head, targets):
+            out = fn(hidden, head, targets)
+            return out, gradients(fn, (hidden, head, targets), ones, ones)
+
+        return run
+
+    assert largest_array(both_ways(token_logprobs_ref), *inputs) >= everything  # it would be seen
+    # A padded copy of the hidden states (12 places) or one chunk, whichever is larger.
+    most = max(BATCH * 12 * WIDTH, BATCH * COLUMNS * VOCAB)
+    assert largest_array(both_ways(token_logprobs), *inputs) <= most < everything
+
+
+def test_chunks_are_counted_per_device(monkeypatch):
+    monkeypatch.setattr(logprob, "CHUNKS", {jax.default_backend(): (8 * 1000, 2)})
+    assert logprob._count_chunks(4, 64, 1000) == 32  # 8 positions: two of each row
+    assert logprob._count_chunks(4, 64, 9999) == 64  # no fewer than one column
+    mesh = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert logprob._count_chunks(4, 64, 1000) == 4  # 8 devices: 64 positions, 16 of each row
+
+
+def test_an_unknown_impl_is_named(inputs):
+    with pytest.raises(ValueError, match="'fused': expected auto, xla or reference"):
+        token_logprobs(*inputs, impl="fused")

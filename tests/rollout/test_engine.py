@@ -1,0 +1,103 @@
+"""Prompts to arrays and back: padding, filled-up batches, what a response's text leaves out."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from posttrain_jax.api import Rollout
+from posttrain_jax.data.chat import load_template
+from posttrain_jax.data.tokenizer import load_tokenizer
+from posttrain_jax.mesh import make_mesh, shard_rows
+from posttrain_jax.rollout import engine
+from posttrain_jax.rollout.sampling import Sampling
+
+EXAMPLES = [{"prompt": text} for text in ("What is 2 + 3?", "Hi", "List: " + "A B C " * 20)]
+
+
+@pytest.fixture(scope="module")
+def text():
+    tokenizer = load_tokenizer("tiny")
+    return tokenizer, load_template("tiny", tokenizer)
+
+
+def test_prompts_are_left_padded_and_end_with_the_generation_prompt(text):
+    tokenizer, template = text
+    prompts = engine.encode_prompts(EXAMPLES, *text, 24)
+    assert prompts.examples == EXAMPLES[:2]
+    assert prompts.skipped == 1
+    for row, (tokens, segments) in enumerate(zip(prompts.tokens, prompts.segments, strict=True)):
+        real = tokens[segments > 0].tolist()
+        turn = [{"role": "user", "content": EXAMPLES[row]["prompt"]}]
+        assert tokenizer.decode(real) == template.render(turn, add_generation_prompt=True)
+        assert (np.diff(segments) >= 0).all()  # padding to the left only
+        assert (tokens[segments == 0] == tokenizer.pad_id).all()
+
+
+def test_the_system_prompt_comes_first(text):
+    prompts = engine.encode_prompts(EXAMPLES[:2], *text, 40, "Be brief.")
+    for tokens in prompts.tokens:
+        found = text[0].decode(tokens[tokens != text[0].pad_id].tolist())
+        assert found.index("Be brief.") < found.index("<|user|>")
+
+
+def test_no_prompt_that_fits_raises_with_the_setting(text):
+    with pytest.raises(ValueError, match=r"all 3 prompts are longer than prompt_length=2 tokens"):
+        engine.encode_prompts(EXAMPLES, *text, 2)
+
+
+def table(count, skipped=0):
+    tokens = np.arange(count)[:, None].astype(np.int32)
+    return engine.Prompts([{"id": i} for i in range(count)], tokens, tokens * 0 + 1, skipped)
+
+
+@pytest.mark.parametrize(
+    ("count", "start", "expected"),
+    [
+        (4, 0, [([0, 1], 2), ([2, 3], 2)]),
+        (5, 0, [([0, 1], 2), ([2, 3], 2), ([4, 4], 1)]),
+        (5, 2, [([4, 4], 1)]),
+        (1, 0, [([0, 0], 1)]),
+        (4, 2, []),
+    ],
+)
+def test_batches_are_all_of_one_size(count, start, expected):
+    found = list(engine.batches(table(count), 2, start))
+    assert [(b.tokens[:, 0].tolist(), real) for b, real in found] == expected
+    assert [[e["id"] for e in b.examples] for b, _ in found] == [rows for rows, _ in expected]
+
+
+def test_concat_keeps_rows_beside_their_examples():
+    joined = engine.concat([table(3, 1).take([2, 0]), table(2, 4)])
+    assert [e["id"] for e in joined.examples] == joined.tokens[:, 0].tolist() == [2, 0, 0, 1]
+    assert joined.skipped == 4
+
+
+def test_responses_are_the_completions_without_the_end_of_sequence(text):
+    tokenizer = text[0]
+    prompt = tokenizer.encode("question")
+    answers = ["<think>one</think><answer>2</answer>", "cut off"]
+    rows = [
+        prompt + tokenizer.encode(answers[0]) + [tokenizer.eos_id],
+        prompt + tokenizer.encode(answers[1]),
+    ]
+    width = max(map(len, rows)) + 2
+    tokens = np.full((2, width), tokenizer.pad_id, np.int32)
+    mask = np.zeros((2, width), bool)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)], mask[i, len(prompt) : len(row)] = row, True
+    none = np.zeros((2, width), np.float32)
+    rollout = Rollout(tokens, tokens, tokens, mask, none, none, np.array([True, False]))
+    assert engine.responses(shard_rows(make_mesh(), rollout), tokenizer) == answers
+
+
+def test_roll_out_numbers_the_rows_and_stops_at_the_end_of_sequence(monkeypatch, small):
+    seen = {}
+    monkeypatch.setattr(engine, "sample", lambda *args, **kwargs: seen.update(args=args, **kwargs))
+    engine.roll_out(
+        small.model, small.params, table(3), small.mesh, SimpleNamespace(eos_id=2, pad_id=9),
+        sampling=Sampling(stop=(5,)), seed=0, first_uid=2**32 - 2, group_size=2, max_new=4,
+    )  # fmt: skip
+    assert np.asarray(seen["args"][5]).tolist() == [2**32 - 2, 2**32 - 1, 0, 1, 2, 3]
+    assert set(seen["sampling"].stop) == {5, 2}
+    assert (seen["group_size"], seen["max_new"], seen["pad_id"]) == (2, 4, 9)

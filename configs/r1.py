@@ -39,12 +39,12 @@ def tiny() -> dict:
         "model": "tiny:base",
         "curriculum": {
             "1_lessons": {
-                "mix": {"table": 0.35, "list": 0.10, "worked": 0.55},
+                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
                 "until": ("lookup", "step", "carry"),
             },
             "2_web": {
-                "mix": {"table": 0.15, "list": 0.05, "worked": 0.10, "problem": 0.62, "chat": 0.08},
-                "steps": 125,
+                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
+                "steps": 150,
             },
         },
         "batch_size": 16,
@@ -104,7 +104,7 @@ def tiny() -> dict:
         | {
             "inputs": {"policy": "base", "data": "rejection"},  # from the base: v1, section 2.3.3
             "data": {"all": {"input": "data"}},
-            "steps": 110,
+            "steps": 180,
             "lr": 1e-3,
         },
         "final_rl": reinforce
@@ -156,16 +156,16 @@ def tiny() -> dict:
             "inputs": {"samples": "samples"},
             "keep": {"accuracy": 1.0, "format": 1.0, "language": 1.0},
             "per_prompt": 1,
-            "mix": {"general": {"tasks": GENERAL, "count": 160}},  # 22 % general (v2, table 5)
+            "mix": {"general": {"tasks": GENERAL, "count": 900}},
         },
         "reward_model": {
             "kind": "reward_model",
             "inputs": {"policy": "sft"},
-            "data": {"pairs": {"tasks": GENERAL, "count": 1024}},
+            "data": {"pairs": {"tasks": {"chat": 2.0, "safety": 1.0}, "count": 3072}},
             "heldout": {"pairs": {"tasks": GENERAL, "split": "heldout", "count": 128}},
             "length": 48,
             "pairs_per_step": 32,
-            "steps": 100,
+            "steps": 200,
             "lr": 1e-3,
         },
         "export": {"kind": "export", "inputs": {"policy": "final_rl"}},

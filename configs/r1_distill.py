@@ -49,12 +49,12 @@ def tiny() -> dict:
         "model": "tiny:base",
         "curriculum": {
             "1_lessons": {
-                "mix": {"table": 0.35, "list": 0.10, "worked": 0.55},
+                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
                 "until": ("lookup", "step", "carry"),
             },
             "2_web": {
-                "mix": {"table": 0.15, "list": 0.05, "worked": 0.10, "problem": 0.62, "chat": 0.08},
-                "steps": 125,
+                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
+                "steps": 150,
             },
         },
         "batch_size": 16,

@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
 from posttrain_jax import main as command
 from posttrain_jax import runtime
@@ -143,18 +143,25 @@ def free_port() -> int:
 
 
 def _start(index: int, line: Sequence[str], logs: Path, environment: dict[str, str]) -> Child:
-    """A session of its own for each: Ctrl-C of the terminal reaches only this process."""
-    common: dict[str, Any] = {
-        "stdin": subprocess.DEVNULL, "start_new_session": True, "env": environment
-    }  # fmt: skip
     if index == 0:
-        return Child(subprocess.Popen(line, **common), None, 0)
+        return Child(_spawn(line, environment), None, 0)
     path = logs / f"process-{index}.log"
     with open(path, "ab") as log:
-        start = log.tell()
-        return Child(
-            subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, **common), path, start
-        )
+        return Child(_spawn(line, environment, log), path, log.tell())
+
+
+def _spawn(
+    line: Sequence[str], environment: dict[str, str], log: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """In a session of its own: Ctrl-C of the terminal reaches only this process."""
+    return subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        env=environment,
+    )
 
 
 @contextlib.contextmanager

@@ -145,7 +145,7 @@ def measure(workload: str, size: str, steps: int) -> dict[str, Any]:
 def main(args: Sequence[str]) -> int:
     """Print one line a workload."""
     names = [f"{w}-{s}" for s in SIZES for w in WORKLOADS]
-    parser = argparse.ArgumentParser(prog="posttrain bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="posttrain bench", description="Tokens per second.")
     parser.add_argument("workloads", nargs="*", help=f"of {', '.join(names)}; default: tiny ones")
     parser.add_argument("--steps", type=int, default=5, help="timed steps (default 5)")
     parser.add_argument("--json", action="store_true")

@@ -118,9 +118,12 @@ def host_batch(
       rows: makes the given slice of rows.
     """
     sharding = NamedSharding(mesh, PartitionSpec(RULES["batch"]))
-    return jax.make_array_from_callback(
-        shape, sharding, lambda index: rows(index[0])[:, *index[1:]]
-    )
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        return rows(index[0])[:, *index[1:]]
+
+    return jax.make_array_from_callback(shape, sharding, part)
 
 
 def shard_rows(mesh: Mesh, tree: Any) -> Any:

@@ -165,7 +165,13 @@ def accumulate(value_and_grad: Callable, params: Params, batch: Any, microbatche
 
     Args:
       value_and_grad: `(params, part) -> ((loss, metrics), grads)`.
+
+    Raises:
+      ValueError: the parts would not be equal.
     """
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    if rows % microbatches:
+        raise ValueError(f"microbatches={microbatches} does not divide batch_size={rows}")
     if microbatches == 1:
         (_, metrics), grads = value_and_grad(params, batch)
         return grads, metrics

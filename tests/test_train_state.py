@@ -102,7 +102,7 @@ def test_adamw_by_hand(small):
 
 
 def test_muon_turns_each_layers_matrices_into_their_orthogonal_factor(small):
-    """The first step of the layers' matrices is c U V' of the gradient U S V'; the rest is Adam's."""
+    """A layer's matrices first move by c U V' of their gradient U S V'; the rest is Adam's."""
     optimizer = train_state.make_optimizer(name="muon", muon_ratio=5.0, clip_norm=1e9)
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), small.exact)
@@ -124,7 +124,7 @@ def test_muon_turns_each_layers_matrices_into_their_orthogonal_factor(small):
     adam = 0.1 * (0.9 * 0.1 / 0.19 + 1)
     for name in ("embed", "final_norm"):
         np.testing.assert_allclose(moved[name], adam * np.sign(grads[name]), atol=1e-5)
-    with pytest.raises(ValueError, match="optimizer.name='adam': expected adamw or muon"):
+    with pytest.raises(ValueError, match=r"optimizer.name='adam': expected adamw or muon"):
         train_state.make_optimizer(name="adam")
 
 

@@ -32,6 +32,7 @@ CORRECTED = 0.15
 TAGGED = 0.65
 BROKEN = 0.1
 TASKS = (arithmetic, word_problem, logic)
+PROBE_KINDS = ("lookup", "step", "carry")
 
 
 def _pick(rng: random.Random, shares: Mapping[str, float]) -> str:
@@ -210,7 +211,7 @@ def probes(seed: int, count: int) -> list[Probe]:
     result = []
     for i in range(count):
         task, language = TASKS[i % 3], chains.LANGUAGES[i // 3 % 2]
-        kind = ("lookup", "step", "carry")[i // 6 % 3]
+        kind = PROBE_KINDS[i // 6 % 3]
         chain = chains.make_chain(rng, task.MOVES, split="heldout")
         at = rng.randrange(1 if kind == "carry" else 0, len(chain.operations))
         prompt = task.make_prompt(rng, language, chain)

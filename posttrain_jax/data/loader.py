@@ -19,7 +19,7 @@ class Order:
 
     def take(self, start: int, count: int) -> list[int]:
         """Row numbers at places start, start + 1, ... of the order."""
-        return [int(self._order[i]) for i in range(start, start + count)]
+        return [self._order[i] for i in range(start, start + count)]  # pyright: ignore[reportReturnType]
 
 
 def row_batch(mesh: Mesh, rows: Rows, chosen: list[int]) -> Batch:

@@ -28,4 +28,4 @@ def score_sequences(
     hidden, _ = model.apply(backbone, tokens_BT, positions_BT=positions, segments_BT=segments_BT)
     last = jnp.maximum(jnp.sum(segments_BT, axis=1) - 1, 0)
     hidden_BD = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-    return hidden_BD.astype(jnp.float32) @ head["weight"] + head["bias"]
+    return jnp.sum(hidden_BD.astype(jnp.float32) * head["weight"], axis=1) + head["bias"]

@@ -3,7 +3,7 @@
 from posttrain_jax.models.transformer import ModelConfig
 
 _BASE = ModelConfig(
-    vocab_size=640,
+    vocab_size=656,
     layers=2,
     width=128,
     heads=4,
@@ -18,7 +18,7 @@ _BASE = ModelConfig(
 SIZES = {
     "base": _BASE,
     "student": ModelConfig(
-        vocab_size=640,
+        vocab_size=656,
         layers=2,
         width=96,
         heads=4,

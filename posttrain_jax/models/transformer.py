@@ -68,13 +68,13 @@ class Cache(NamedTuple):
     Attributes:
       k_BKHS, v_BKSH: one array a layer; keys lie transposed.
       segments_BS: 0 where nothing was written (or padding was).
-      index: how many places are filled; the next tokens go there, the same for every row.
+      filled: how many places are; the next tokens go there, the same for every row.
     """
 
     k_BKHS: tuple[jax.Array, ...]
     v_BKSH: tuple[jax.Array, ...]
     segments_BS: jax.Array
-    index: jax.Array
+    filled: jax.Array
 
 
 def rms_norm(x: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
@@ -94,8 +94,26 @@ def rope(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
 
 
+def mix(q_BTNH, k_BTKH, v_BTKH, segments_BT, cache, impl: str):
+    """Attention of new tokens -> ([B, T, N, H], the layer's new keys and values or None).
+
+    Several tokens with a cache are a prefill: it starts empty, so they see only each other.
+    """
+    if cache is None:
+        return attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, impl=impl), None
+    k_BKHS, v_BKSH, filled, valid_BS = cache
+    place = jax.lax.dynamic_update_slice
+    k_BKHS = place(k_BKHS, k_BTKH.transpose(0, 2, 3, 1).astype(k_BKHS.dtype), (0, 0, 0, filled))
+    v_BKSH = place(v_BKSH, v_BTKH.transpose(0, 2, 1, 3).astype(v_BKSH.dtype), (0, 0, filled, 0))
+    if q_BTNH.shape[1] == 1:
+        mixed = decode_attention(q_BTNH[:, 0], k_BKHS, v_BKSH, valid_BS)[:, None]
+    else:
+        mixed = attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, impl=impl)
+    return mixed, (k_BKHS, v_BKSH)
+
+
 class Layer(nn.Module):
-    """One decoder layer; `cache` is None or this layer's (k_BKHS, v_BKSH, index, valid_BS)."""
+    """One decoder layer; `cache` is None or this layer's (k_BKHS, v_BKSH, filled, valid_BS)."""
 
     config: ModelConfig
 
@@ -118,17 +136,7 @@ class Layer(nn.Module):
         q = rope(jnp.einsum("BTD,DNH->BTNH", y, wq), positions_BT, c.rope_theta)
         k = rope(jnp.einsum("BTD,DKH->BTKH", y, wk), positions_BT, c.rope_theta)
         v = jnp.einsum("BTD,DKH->BTKH", y, wv)
-        new = None
-        if cache is not None:
-            k_BKHS, v_BKSH, index, valid_BS = cache
-            place = jax.lax.dynamic_update_slice
-            k_BKHS = place(k_BKHS, k.transpose(0, 2, 3, 1).astype(k_BKHS.dtype), (0, 0, 0, index))
-            v_BKSH = place(v_BKSH, v.transpose(0, 2, 1, 3).astype(v_BKSH.dtype), (0, 0, index, 0))
-            new = (k_BKHS, v_BKSH)
-        if cache is not None and x_BTD.shape[1] == 1:
-            mixed = decode_attention(q[:, 0], k_BKHS, v_BKSH, valid_BS)[:, None]
-        else:  # a prefill starts an empty cache, so the new tokens see only each other
-            mixed = attention(q, k, v, segments_BT, impl=c.attention_impl)
+        mixed, new = mix(q, k, v, segments_BT, cache, c.attention_impl)
         wo = self.weight(
             "o", (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed"),
             (c.heads * c.head_dim) ** -0.5 * back,
@@ -197,12 +205,12 @@ def _apply(config, params, tokens_BT, *, positions_BT, segments_BT, cache: Cache
             step = jax.checkpoint(step, policy=REMAT[config.remat], prevent_cse=False)
         x_BTD, _ = jax.lax.scan(step, x_BTD, params["layers"])
     else:
-        valid = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, (0, cache.index))
+        valid = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, (0, cache.filled))
         keys, values = [], []
         for p, k, v in zip(unstack(params)["layers"], cache.k_BKHS, cache.v_BKSH, strict=True):
-            x_BTD, (k, v) = layer(p, x_BTD, (k, v, cache.index, valid != 0))
+            x_BTD, (k, v) = layer(p, x_BTD, (k, v, cache.filled, valid != 0))
             keys, values = [*keys, k], [*values, v]
-        cache = Cache(tuple(keys), tuple(values), valid, cache.index + tokens_BT.shape[1])
+        cache = Cache(tuple(keys), tuple(values), valid, cache.filled + tokens_BT.shape[1])
     return rms_norm(x_BTD, params["final_norm"], config.norm_eps), cache
 
 

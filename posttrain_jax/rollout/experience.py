@@ -105,7 +105,7 @@ def assemble(
     length_B = jnp.sum(mask_BT, axis=1)
     valid_B = scored.valid_B & (rollout.finished_B if mask_truncated else True)
     values_BW = jnp.where(scored.applies_BW, scored.rewards_BW, 0.0)
-    reward_B = values_BW @ weights_W
+    reward_B = jnp.sum(values_BW * weights_W, axis=1)  # not a matmul: those are bf16 on TPU
     advantage_B, equal_G = advantages.group_normalised(
         reward_B, group_size, mask_B=valid_B, **dict(options)
     )

@@ -47,7 +47,7 @@ def fan_out(cache: Cache, group_size: int, length: int) -> Cache:
         tuple(wide(k, (none, none, none, (0, room))) for k in cache.k_BKHS),
         tuple(wide(v, (none, none, (0, room), none)) for v in cache.v_BKSH),
         wide(cache.segments_BS, (none, (0, room))),
-        cache.index,
+        cache.filled,
     )
 
 

@@ -1,8 +1,10 @@
 """Evaluation of a policy on held-out problems: greedy, and k samples a problem.
 
 pass@1 is the mean over k samples, its standard error the one over problems (samples of a problem
-are not independent). Reasoning problems are graded by `verifier`; chat and safety ones by their
-task, as shares of their own. A metric `x/<name>` speaks of the problems of one task or source.
+are not independent). Language consistency counts the samples that have words in their chain of
+thought; `thought` is their share. Reasoning problems are graded by `verifier`; chat and safety
+ones by their task, as shares of their own. A metric `x/<name>` speaks of the problems of one task
+or source. A verifier that failed counts as wrong, and is counted (`verifier_failures`).
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ import numpy as np
 from posttrain_jax import artifacts, interrupt
 from posttrain_jax.api import Artifact
 from posttrain_jax.data.examples import load_examples
+from posttrain_jax.data.tasks.safety import is_refusal
 from posttrain_jax.evals.accuracy import majority, pass_at_k
 from posttrain_jax.mesh import all_rows, check_batch, local_rows, local_slice
 from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr
 from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.verifiers import tags
 from posttrain_jax.verifiers.formulas.answer_text import find_answer
+from posttrain_jax.verifiers.language import count_words
 from posttrain_jax.verifiers.pool import Pool
 
 DEFAULTS = {
@@ -42,7 +47,7 @@ DEFAULTS = {
     "workers": 2,
     "shown_samples": 16,
 }
-COLUMNS = ("correct", "format", "language", "length", "finished", "answer", "refused")
+COLUMNS = ("correct", "format", "language", "length", "finished", "answer", "refused", "thought")
 
 
 class Graded(NamedTuple):
@@ -55,6 +60,7 @@ class Graded(NamedTuple):
     finished: np.ndarray
     answer: np.ndarray
     refused: np.ndarray
+    thought: np.ndarray
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -92,14 +98,14 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                     step = index + 1 + (number if name == "sampled" else 0)
                     log(step, {"accuracy": float(part[:real, :, 0].mean()), "pass": name})
                     if index == 0:
-                        log.samples(step, rows[: config.shown_samples])
+                        log.samples(step, rows[: min(real * group, config.shown_samples)])
                     if interrupt.requested():  # nothing is kept of a half evaluation
                         raise interrupt.Interrupted
                 graded[name] = Graded(*np.moveaxis(np.concatenate(parts), 2, 0))
+        failures = sum(pool.counts[name] for name in ("timeouts", "infra_errors", "poisoned"))
     metrics = summarise(prompts.examples, graded["greedy"], graded["sampled"])
-    return artifacts.finish(
-        workdir, metrics={**metrics, "skipped_prompts": prompts.skipped}, phases=phases.seconds
-    )
+    metrics |= {"skipped_prompts": prompts.skipped, "verifier_failures": failures}
+    return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
 
 
 def grade(pool, rollout, prompts, group: int, mesh, tokenizer) -> tuple[np.ndarray, list[dict]]:
@@ -116,7 +122,8 @@ def grade(pool, rollout, prompts, group: int, mesh, tokenizer) -> tuple[np.ndarr
         mask.sum(axis=1),
         finished,
         [zlib.crc32(a.text.strip().encode()) & 0x7FFFFF if a else 0 for a in answers],
-        [refuses(t) for t in texts],
+        [is_refusal(t) for t in texts],
+        [count_words(tags.chain(t)).total() > 0 for t in texts],
     ]
     local = np.stack([np.asarray(c, np.float32) for c in columns], axis=1)
     rows = [
@@ -128,13 +135,6 @@ def grade(pool, rollout, prompts, group: int, mesh, tokenizer) -> tuple[np.ndarr
     ]  # fmt: skip
     table = all_rows(mesh, local)
     return table.reshape(len(prompts.examples), group, len(COLUMNS)), rows
-
-
-def refuses(text: str) -> bool:
-    """Whether a response declines."""
-    from posttrain_jax.data.tasks.safety import is_refusal
-
-    return is_refusal(text)
 
 
 def summarise(
@@ -154,7 +154,7 @@ def summarise(
         languages = np.array([e.get("language", "") for e in examples])
         for name in sorted(set(languages[reasoning])):
             chosen = np.flatnonzero((languages == name) & (kind == "reasoning"))
-            metrics[f"language/{name}"] = mean_stderr(sampled.language[chosen].mean(axis=1))
+            metrics |= consistency(f"language/{name}", sampled, chosen)
     harmful = np.array([bool(e.get("harmful")) for e in examples])
     for name, chosen, value in (
         ("refuse_harmful", (kind == "safety") & harmful, greedy.refused[:, 0]),
@@ -162,7 +162,7 @@ def summarise(
         ("helpful", kind == "helpful", greedy.correct[:, 0]),
     ):
         if chosen.any():
-            metrics[name] = mean_stderr(value[chosen])
+            metrics[name] = mean_stderr(value[chosen].tolist())
     return metrics
 
 
@@ -179,6 +179,17 @@ def reasoning_metrics(greedy: Graded, sampled: Graded, chosen: np.ndarray) -> di
         f"pass@{n}": mean_stderr(passed),
         "length": mean_stderr(sampled.length[chosen].mean(axis=1)),
         "format": mean_stderr(sampled.format[chosen].mean(axis=1)),
-        "language": mean_stderr(sampled.language[chosen].mean(axis=1)),
+        "thought": mean_stderr(sampled.thought[chosen].mean(axis=1)),
+        **consistency("language", sampled, chosen),
         "finished": mean_stderr(sampled.finished[chosen].mean(axis=1)),
     }
+
+
+def consistency(name: str, graded: Graded, chosen: np.ndarray) -> dict[str, Any]:
+    """Language consistency of the samples that have words in their chain of thought."""
+    spoke = graded.thought[chosen] > 0
+    rows = spoke.any(axis=1)
+    if not rows.any():
+        return {}
+    total = np.where(spoke, graded.language[chosen], 0.0).sum(axis=1)[rows]
+    return {name: mean_stderr((total / spoke.sum(axis=1)[rows]).tolist())}

@@ -84,6 +84,11 @@ def check_curriculum(config: Any) -> None:
     for name, part in sorted(config.curriculum.items()):
         if ("until" in part) == ("steps" in part):
             raise ValueError(f"curriculum.{name} needs one of until and steps; got {list(part)}")
+        if unknown := set(part.get("until", ())) - set(corpus.PROBE_KINDS):
+            raise ValueError(
+                f"curriculum.{name}.until names {sorted(unknown)}; the kinds of probes are "
+                f"{corpus.PROBE_KINDS}"
+            )
     if not config.curriculum or "steps" not in config.curriculum[max(config.curriculum)]:
         raise ValueError("the last part of the curriculum needs steps, over which the rate decays")
 

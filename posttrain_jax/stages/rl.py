@@ -218,7 +218,7 @@ def roll_out(setting: Setting, params: Params, prompts: engine.Prompts, step: in
 
 def learn(setting: Setting, update, state, reference, batch: Batch, step: int):
     """One update on each minibatch -> (state, metrics, averaged over the minibatches)."""
-    config, metrics = setting.config, {}
+    config, metrics, lr = setting.config, {}, 0.0
     parts = shuffled(config.rollout_size, setting.minibatches, config.seed, step)
     for number, rows in enumerate(parts):
         part = take(

@@ -4,8 +4,8 @@ Source: DeepSeek-R1 (Nature 645, 633-638), Methods, equation 7: Reward_language 
 target language) / Num(words). The paper doesn't say how words are found; ours:
 
 - Left out: code (``` and `), LaTeX ($...$, $$...$$, \\(...\\), \\[...\\], environments, commands),
-  tags, numbers, operators, and Latin tokens that are notation: single letters, and letters joined
-  to digits or underscores (`x`, `x_1`, `20cm`).
+  tags, numbers, operators, and Latin tokens that are notation: single letters, two or three
+  capitals (`AB`), and letters joined to digits or underscores (`x`, `x_1`, `20cm`).
 - Chinese: every Han character is one word. English: every run of Latin letters, an apostrophe
   allowed inside ("don't"); a word of another Latin-script language counts as English.
 - Other scripts: a run of letters is one word that belongs to neither language.
@@ -42,6 +42,7 @@ _WORD = re.compile(
     rf"|(?P<en>[{_LATIN}]+(?:['\u2019][{_LATIN}]+)*)"
     rf"|(?P<other>[^\W\d_{_HAN}{_LATIN}]+)"
 )
+_NOTATION = re.compile(rf"[{_LATIN}]|[A-Z]{{2,3}}")
 
 
 def count_words(text: str) -> Counter[str]:
@@ -49,7 +50,7 @@ def count_words(text: str) -> Counter[str]:
     words = Counter[str]()
     for match in _WORD.finditer(_EXCLUDED.sub(" ", text)):
         kind = match.lastgroup or "other"
-        if kind == "en" and len(match.group()) == 1:
+        if kind == "en" and _NOTATION.fullmatch(match.group()):
             kind = "notation"
         words[kind] += 1
     del words["notation"]

@@ -102,7 +102,7 @@ class Pool:
         limits = (deadline, deadline * wall_factor)
         self._owners = [
             Owner(setup, self._chunks, self._closed, limits, self._count, self._poisoned)
-            for _ in range(workers)
+            for _ in range(workers if self._terms else 0)
         ]
         for owner in self._owners:
             owner.start()
@@ -154,8 +154,9 @@ class Pool:
             if self._closed.is_set():
                 raise RuntimeError("the verifier pool is closed")
             self._open.add(batch)
-        if not responses:
+        if not responses or not self.names:
             self._finish(batch)
+            return batch.future
         size = math.ceil(len(responses) / (4 * len(self._owners)))
         size = max(1, min(_LARGEST_CHUNK, size))
         for start in range(0, len(responses), size):

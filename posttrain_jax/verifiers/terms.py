@@ -57,8 +57,6 @@ def make_terms(terms: Mapping[str, Mapping[str, Any]]) -> list[Term]:
       ValueError: no terms, a term without a verifier or one that isn't there.
       TypeError: an option that the verifier doesn't know, or one that isn't JSON.
     """
-    if not terms:
-        raise ValueError("a pool needs at least one term, e.g. {'format': {'verifier': 'format'}}")
     made = []
     for name, spec in terms.items():
         options = dict(spec.items())

@@ -22,7 +22,7 @@ def test_retraining_reproduces_the_shipped_file():
 
 
 def test_size_and_special_ids():
-    assert len(DATA) < 200_000 and PROCESSOR.vocab_size() == 640
+    assert len(DATA) < 200_000 and PROCESSOR.vocab_size() == 656
     assert (PROCESSOR.pad_id(), PROCESSOR.unk_id(), PROCESSOR.eos_id()) == (0, 1, 2)
     assert PROCESSOR.id_to_piece(2) == chains.END
     assert sum(PROCESSOR.is_byte(i) for i in range(PROCESSOR.vocab_size())) == 256
@@ -48,7 +48,9 @@ def test_every_word_of_corpus_and_tasks_is_one_token():
     tasks = {"arithmetic": 1, "word_problem": 1, "logic": 1, "chat": 1, "safety": 1}
     for row in procedural.examples(tasks, split="heldout", count=1500, seed=11):
         texts += [row["prompt"], row.get("chosen", ""), row.get("rejected", "")]
-    word = re.compile(r"<[^>]*>| #\d[^\s#]?[A-Z0-9]{1,2}\b| ?[A-Za-z]+| ?[-+#]?\d+|[^\w\s]|[\u4e00-\u9fff]+")
+    word = re.compile(
+        r"<[^>]*>| #\d[^\s#]?[A-Z0-9]{1,2}\b| ?[A-Za-z]+| ?[-+#]?\d+|[^\w\s]|[\u4e00-\u9fff]+"
+    )
     for text in texts:
         ids = PROCESSOR.encode(text)
         assert not any(PROCESSOR.is_byte(i) or PROCESSOR.is_unknown(i) for i in ids), text

@@ -187,7 +187,7 @@ def same(whole):
 
 @pytest.fixture
 def near(whole):
-    """`near(results)`: the same tokens, and every logged number to 1e-5 (1e-4 for norms)."""
+    """`near(results)`: the same sampled tokens, and every logged number to 1e-5."""
 
     def near(found: Results) -> None:
         assert found.data.keys() == whole.results.data.keys()
@@ -207,8 +207,7 @@ def near(whole):
         if isinstance(expected, str) or expected is None:
             assert got == expected, name
         else:
-            tolerance = 1e-4 if name.endswith("norm") else 1e-5
-            assert abs(got - expected) <= tolerance * max(1.0, abs(expected)), (name, expected, got)
+            assert abs(got - expected) <= 1e-5 * max(1.0, abs(expected)), (name, expected, got)
 
     return near
 

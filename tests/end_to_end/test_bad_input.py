@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+ORDER = ["questions", "base", "samples", "rejection", "sft", "reward_model", "rl"]
+
 
 @pytest.mark.parametrize(
     ("words", "messages"),
@@ -29,11 +31,11 @@ def test_a_wrong_word_stops_before_anything_starts(posttrain, mini, tmp_path, wo
 @pytest.mark.parametrize(
     ("setting", "devices", "messages"),
     [
-        ("reasoning_rl.prompt_length=2", 1,
+        ("rl.prompt_length=2", 1,
          ["all 32 prompts are longer than prompt_length=2", "raise prompt_length"]),
-        ("reasoning_rl.batch_size=24", 1,
+        ("rl.batch_size=24", 1,
          ["rollout_size=32 is not a multiple of batch_size=24", "24 or 48"]),
-        ("reasoning_rl.group_size=16", 8,
+        ("rl.group_size=16", 8,
          ["rollout_size / group_size=2 does not divide over data x fsdp = 8", "nearest", "8"]),
         ("samples.batch_size=12", 8,
          ["batch_size=12 does not divide over data x fsdp = 8", "8 or 16", "in stage 'samples'"]),
@@ -41,7 +43,7 @@ def test_a_wrong_word_stops_before_anything_starts(posttrain, mini, tmp_path, wo
 )  # fmt: skip
 def test_sizes_that_cannot_be(whole, posttrain, mini, tmp_path, setting, devices, messages):
     stage = setting.partition(".")[0]
-    before = ["base", "cold_start", *(["reasoning_rl"] if stage == "samples" else [])]
+    before = ORDER[: ORDER.index(stage)]
     run = whole.only(*before, into=tmp_path / "run")
     words = ("run", mini, "--workdir", run, f"--config.stages.{setting}")
     code, out, err = posttrain(*words, devices=devices)
@@ -74,12 +76,12 @@ def test_a_malformed_data_file_is_named_with_its_line(whole, posttrain, mini, tm
         "from pathlib import Path\n"
         "def get_config(arg=''):\n"
         f"    config = load_module(Path({mini!r})).get_config(arg)\n"
-        f"    config.stages.cold_start.data = {{'mine': {{'path': {str(data)!r}}}}}\n"
+        f"    config.stages.sft.data = {{'mine': {{'path': {str(data)!r}}}}}\n"
         "    return config\n"
     )
-    run = whole.only("base", into=tmp_path / "run")
+    run = whole.only("questions", "base", "samples", "rejection", into=tmp_path / "run")
     code, out, err = posttrain("run", recipe, "--workdir", run)
-    assert code == 2 and f"{data}:2: " in err and "in stage 'cold_start'" in err, out + err
+    assert code == 2 and f"{data}:2: " in err and "in stage 'sft'" in err, out + err
 
 
 def test_an_unwritable_folder(posttrain, mini, tmp_path):

@@ -31,9 +31,9 @@ def child(launcher: int, index: int) -> int:
             words = (folder / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if parent == launcher and b"--process" in words:
-            if words[words.index(b"--process") + 1] == str(index).encode():
-                return int(folder.name)
+        place = words.index(b"--process") + 1 if b"--process" in words else 0
+        if parent == launcher and words[place] == str(index).encode():
+            return int(folder.name)
     raise AssertionError(f"no process {index}")
 
 
@@ -49,7 +49,7 @@ def test_two_processes_stopped_and_killed_give_the_results_of_one(
     assert launcher.returncode == 130, out + err
     assert "Continue with the same command:\n  posttrain launch local --processes 2" in out
     with start(*words) as launcher:
-        wait_for_row(tmp_path, "cold_start", launcher)
+        wait_for_row(tmp_path, "samples", launcher)
         os.kill(child(launcher.pid, 1), signal.SIGKILL)
         out, err = launcher.communicate(timeout=300)
     assert launcher.returncode == 128 + signal.SIGKILL, out + err

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 MOMENTS = [
-    ("base", 4, 0.3), ("base", 9, 0.0), ("cold_start", 3, 0.1), ("reasoning_rl", 2, 0.0),
-    ("reasoning_rl", 6, 0.2), ("samples", 2, 0.0), ("sft", 1, 0.5), ("evaluation", 3, 0.0),
+    ("base", 5, 0.0), ("base", 7, 0.3), ("samples", 2, 0.0), ("sft", 2, 0.2), ("rl", 2, 0.0),
+    ("rl", 6, 0.2), ("evaluation", 3, 0.0),
 ]  # fmt: skip
 """Stage, row of its log, and the most seconds after it."""
 
@@ -23,13 +23,13 @@ def test_killed_at_random_moments_a_run_ends_the_same(
         code, out, err = faulty("SIGKILL", stage, row, delay, mini, "--workdir", tmp_path)
         assert code == -signal.SIGKILL, out + err
         inside |= set() if any(tmp_path.glob(f"artifacts/{stage}-*/DONE")) else {stage}
-    assert inside >= {"base", "reasoning_rl", "samples", "evaluation"}
+    assert inside >= {"base", "rl", "samples", "evaluation"}
     code, out, err = posttrain("run", mini, "--workdir", tmp_path)
     assert code == 0, out + err
     same(results(tmp_path))
 
 
-@pytest.mark.parametrize(("stage", "row"), [("reasoning_rl", 4), ("samples", 3)])
+@pytest.mark.parametrize(("stage", "row"), [("rl", 4), ("samples", 3)])
 def test_ctrl_c_saves_says_how_to_continue_and_nothing_is_lost(
     whole, faulty, posttrain, mini, tmp_path, results, same, stage, row
 ):
@@ -48,12 +48,12 @@ def test_ctrl_c_saves_says_how_to_continue_and_nothing_is_lost(
 def test_a_verifier_worker_that_dies_costs_nothing(
     whole, faulty, mini, tmp_path, results, same, record
 ):
-    run = whole.without("reasoning_rl", into=tmp_path / "run")
-    code, out, err = faulty("worker", "reasoning_rl", 2, 0, mini, "--workdir", run)
+    run = whole.without("rl", into=tmp_path / "run")
+    code, out, err = faulty("worker", "rl", 2, 0, mini, "--workdir", run)
     assert code == 0, out + err
-    metrics = record(run, "reasoning_rl")["metrics"]
+    metrics = record(run, "rl")["metrics"]
     assert metrics["verifier_deaths"]["mean"] == metrics["verifier_restarts"]["mean"] == 1
     assert metrics["verifier_samples"]["mean"] == 4 * 32 and metrics["masked"]["mean"] == 0
     found = results(run)
-    assert found.params["reasoning_rl"] == whole.results.params["reasoning_rl"]
-    same(found, "samples", "final_rl", "evaluation")
+    assert found.params["rl"] == whole.results.params["rl"]
+    same(found, *(stage for stage in whole.results.rows if stage != "rl"))

@@ -31,7 +31,8 @@ def mesh() -> None:
     segments = np.ones((2, 20), np.int32)
     segments[0, :7] = 2
     want = attention_ref(q, k, v, segments)
-    with jax.set_mesh(make_mesh({"data": 2, "fsdp": 1, "tensor": 2})) as devices:
+    devices = make_mesh({"data": 2, "fsdp": 1, "tensor": 2})
+    with jax.set_mesh(devices):
         rows = NamedSharding(devices, spec("batch", None, "heads", None))
         args = [jax.device_put(x, rows) for x in (q, k, v)]
         args.append(jax.device_put(segments, NamedSharding(devices, spec("batch", None))))
@@ -46,7 +47,8 @@ def mesh() -> None:
 def compile_one(name: str, sizes: dict, heads: int, kv_heads: int, width: int) -> None:
     """Forward and backward of T = 2048 in bfloat16 on the devices of one topology."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    with jax.set_mesh(make_mesh(sizes, devices)) as described:
+    described = make_mesh(sizes, devices)
+    with jax.set_mesh(described):
         by_head = NamedSharding(described, spec("batch", None, "heads", None))
         by_row = NamedSharding(described, PartitionSpec(by_head.spec[0]))
         shape = lambda n: jax.ShapeDtypeStruct(  # noqa: E731

@@ -9,7 +9,6 @@ from posttrain_jax.kernels.logprob import token_logprobs_ref
 
 BATCH, LENGTH, WIDTH, VOCAB = 3, 10, 8, 37
 COLUMNS = 3  # positions of each row in a chunk: 10 make 4 chunks and two are padding
-OPTIONS = [(1.0, None), (0.7, None), (1.0, 5), (1.3, 0)]  # temperature, never
 
 
 @pytest.fixture
@@ -40,24 +39,35 @@ def expected(hidden, head, targets, temperature, never):
     return logp, entropy
 
 
-def gradients(fn, inputs, g, e, **options):
-    hidden, head, targets = inputs
-    _, vjp = jax.vjp(lambda h, w: fn(h, w, targets, **options), hidden, head)
-    return vjp((jnp.float32(g), jnp.float32(e)))
+def both_ways(fn, inputs, g, e, **options):
+    """(log-probs, entropy), (gradient of hidden, of head); compiled anew at each call."""
+
+    def run(hidden, head, targets, g, e):
+        out, vjp = jax.vjp(lambda h, w: fn(h, w, targets, **options), hidden, head)
+        return out, vjp((g, e))
+
+    return jax.jit(run)(*inputs, jnp.float32(g), jnp.float32(e))
 
 
-@pytest.mark.parametrize(("temperature", "never"), OPTIONS)
-@pytest.mark.parametrize("impl", ["auto", "reference"])
-def test_values_are_those_of_float64(chunked, inputs, temperature, never, impl):
-    got = token_logprobs(*inputs, temperature, never=never, impl=impl)
-    for g, w in zip(got, expected(*inputs, temperature, never), strict=True):
+def gradients(*args, **options):
+    return both_ways(*args, **options)[1]
+
+
+@pytest.mark.parametrize(
+    ("impl", "temperature", "never"),
+    [("xla", 1.0, None), ("auto", 0.7, None), ("auto", 1.3, 5), ("reference", 1.3, 0)],
+)
+def test_values_are_those_of_float64(chunked, inputs, impl, temperature, never):
+    run = jax.jit(lambda *x: token_logprobs(*x, temperature, never=never, impl=impl))
+    for g, w in zip(run(*inputs), expected(*inputs, temperature, never), strict=True):
         assert g.shape == (BATCH, LENGTH)
         np.testing.assert_allclose(g, w, atol=5e-6)
 
 
-@pytest.mark.parametrize(("temperature", "never"), OPTIONS)
-@pytest.mark.parametrize("of", ["logp", "entropy", "both"])
-def test_gradients_are_those_of_autodiff(chunked, inputs, temperature, never, of):
+@pytest.mark.parametrize(
+    ("of", "temperature", "never"), [("logp", 0.7, None), ("entropy", 1.0, 5), ("both", 1.3, 0)]
+)
+def test_gradients_are_those_of_autodiff(chunked, inputs, of, temperature, never):
     rng = np.random.default_rng(1)
     g = rng.normal(size=(BATCH, LENGTH)) * (of != "entropy")
     e = rng.normal(size=(BATCH, LENGTH)) * (of != "logp")
@@ -95,7 +105,7 @@ def test_one_chunk_is_as_many(inputs, monkeypatch):
         held = (columns * BATCH * VOCAB, 1)
         monkeypatch.setattr(logprob, "CHUNKS", {jax.default_backend(): held})
         assert logprob._count_chunks(BATCH, LENGTH, VOCAB) == LENGTH // columns
-        results.append((token_logprobs(*inputs), gradients(token_logprobs, inputs, g, e)))
+        results.append(both_ways(token_logprobs, inputs, g, e))
     for x, y in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
 
@@ -104,12 +114,12 @@ def test_bfloat16_sums_in_float32(chunked, inputs):
     hidden, head, targets = inputs
     low = jnp.asarray(hidden, jnp.bfloat16), jnp.asarray(head, jnp.bfloat16), targets
     exact = (*(np.asarray(x, np.float32) for x in low[:2]), targets)
-    for g, w in zip(token_logprobs(*low), expected(*exact, 1.0, None), strict=True):
+    ones = np.ones((BATCH, LENGTH))
+    values, grads = both_ways(token_logprobs, low, ones, ones)
+    for g, w in zip(values, expected(*exact, 1.0, None), strict=True):
         assert g.dtype == jnp.float32
         np.testing.assert_allclose(g, w, atol=5e-6)
-    ones = np.ones((BATCH, LENGTH))
-    want = gradients(token_logprobs_ref, exact, ones, ones)
-    for g, w in zip(gradients(token_logprobs, low, ones, ones), want, strict=True):
+    for g, w in zip(grads, gradients(token_logprobs_ref, exact, ones, ones), strict=True):
         assert g.dtype == jnp.bfloat16
         np.testing.assert_allclose(g.astype(jnp.float32), w, atol=0.01 * np.abs(w).max())
 
@@ -118,17 +128,13 @@ def test_the_logits_of_all_positions_are_never_held(chunked, inputs, largest_arr
     everything = BATCH * LENGTH * VOCAB
     ones = np.ones((BATCH, LENGTH))
 
-    def both_ways(fn):
-        def run(hidden, head, targets):
-            out = fn(hidden, head, targets)
-            return out, gradients(fn, (hidden, head, targets), ones, ones)
+    def program(fn):
+        return lambda *inputs: both_ways(fn, inputs, ones, ones)
 
-        return run
-
-    assert largest_array(both_ways(token_logprobs_ref), *inputs) >= everything  # it would be seen
+    assert largest_array(program(token_logprobs_ref), *inputs) >= everything  # it would be seen
     # A padded copy of the hidden states (12 places) or one chunk, whichever is larger.
     most = max(BATCH * 12 * WIDTH, BATCH * COLUMNS * VOCAB)
-    assert largest_array(both_ways(token_logprobs), *inputs) <= most < everything
+    assert largest_array(program(token_logprobs), *inputs) <= most < everything
 
 
 def test_chunks_are_counted_per_device(monkeypatch):

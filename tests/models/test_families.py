@@ -12,9 +12,9 @@ def test_changes_replace_fields():
     assert find_config("tiny:student") == SIZES["student"]
 
 
-def test_the_size_of_the_tiny_base():
-    # 512*128 + 128 + 2 * (2*128 + 4*128*128 + 3*128*256)
-    assert parameter_count(find_config("tiny:base")) == 393_856
+def test_one_more_token_is_one_more_embedding():
+    counts = [parameter_count(find_config("tiny:base", vocab_size=n)) for n in (511, 512)]
+    assert counts[1] - counts[0] == SIZES["base"].width
 
 
 @pytest.mark.parametrize(

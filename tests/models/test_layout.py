@@ -108,7 +108,7 @@ from posttrain_jax.models.layout import put_sharded
 from posttrain_jax.models.safetensors import load_pretrained, save_pretrained
 from posttrain_jax.data.tokenizer import load_tokenizer
 
-config = ModelConfig(vocab_size=512, layers=3, width=16, heads=4, kv_heads=2, head_dim=8, ffn=32)
+config = ModelConfig(vocab_size=704, layers=3, width=16, heads=4, kv_heads=2, head_dim=8, ffn=32)
 model = make_model(config)
 shapes, rng = jax.eval_shape(model.init, jax.random.key(0)), np.random.default_rng(0)
 params = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)

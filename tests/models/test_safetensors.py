@@ -19,7 +19,7 @@ from posttrain_jax.models.safetensors import load_pretrained, save_pretrained
 GOLDEN = Path(__file__).parents[1] / "golden" / "export_logits.npz"
 # As in tests/oracle/make_export_logits.py.
 CONFIG = ModelConfig(
-    vocab_size=512, layers=2, width=16, heads=4, kv_heads=2, head_dim=8, ffn=24,
+    vocab_size=704, layers=2, width=16, heads=4, kv_heads=2, head_dim=8, ffn=24,
     rope_theta=500.0, norm_eps=1e-3, tied=False, max_length=64,
 )  # fmt: skip
 
@@ -106,7 +106,7 @@ def test_byte_level_tokenizer_comes_back(tmp_path, golden):
     save_pretrained(tmp_path, config, params, smollm2)
     again = load_tokenizer(tmp_path)
     assert (again.hash, again.chat_template) == (smollm2.hash, smollm2.chat_template)
-    with pytest.raises(ValueError, match=r"has 49152 ids, model\.vocab_size is only 512"):
+    with pytest.raises(ValueError, match=r"has 49152 ids, model\.vocab_size is only 704"):
         save_pretrained(tmp_path, CONFIG, golden[0], smollm2)
 
 

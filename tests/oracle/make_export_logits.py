@@ -24,7 +24,7 @@ from posttrain_jax.models.safetensors import save_pretrained
 GOLDEN = Path(__file__).parents[1] / "golden" / "export_logits.npz"
 # Nothing at its default: grouped heads, head_dim * heads != width, rope base, epsilon, own head.
 CONFIG = ModelConfig(
-    vocab_size=512, layers=2, width=16, heads=4, kv_heads=2, head_dim=8, ffn=24,
+    vocab_size=704, layers=2, width=16, heads=4, kv_heads=2, head_dim=8, ffn=24,
     rope_theta=500.0, norm_eps=1e-3, tied=False, max_length=64,
 )  # fmt: skip
 TEXTS = [

@@ -10,28 +10,23 @@ SIZES = {
     "layers": 1, "width": 32, "heads": 2, "kv_heads": 2, "head_dim": 16, "ffn": 48
 }  # fmt: skip
 SPACE = {"prompt_length": 24, "max_new": 16}
-CLEAN = {"finished": True, "forged": False}
 VOWELS = {"verifier": str(Path(__file__).with_name("vowels.py"))}
+# Adam divides by a gradient's size: with the usual 1e-8, one that is rounding noise takes a whole
+# step, and runs on different meshes drift apart.
+SMOOTH = {"eps": 1e-5}
+CLEAN = {"finished": True, "forged": False}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe; it has no presets."""
-    finetune = {"kind": "sft", "length": 64, "batch_size": 8, "microbatches": 2, "lr": 3e-3}
     general = {"tasks": {"tasks": GENERAL, "count": 32}}
-    reinforce = {
-        "kind": "rl",
-        "prompts": {"reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 32}}}},
-        "rewards": {"vowels": VOWELS, "format": {"verifier": "format", "weight": 0.5}},
-        "loss_options": {"kl_coef": 0.01},
-        "group_size": 4,
-        "rollout_size": 32,
-        "batch_size": 16,
-        "microbatches": 2,
-        "lr": 1e-3,
-        "save_every": 2,
-        **SPACE,
-    }
     stages = {
+        "questions": {
+            "kind": "dataset",
+            "path": str(Path(__file__).with_name("questions.jsonl")),
+            "fields": {"prompt": "question", "answer": "result"},
+            "add": {"task": "arithmetic", "language": "en"},
+        },
         "base": {
             "kind": "pretrain",
             "model": "tiny:base",
@@ -45,20 +40,12 @@ def get_config(arg: str = "") -> ConfigDict:
             "check_every": 3,
             "probes": 24,
             "lr": 1e-2,
-            "save_every": 3,
-        },
-        "cold_start": finetune
-        | {
-            "inputs": {"policy": "base"},
-            "data": {"reasoning": {"tasks": REASONING, "count": 24}} | general,
-            "steps": 5,
+            "optimizer": SMOOTH,
             "save_every": 2,
         },
-        "reasoning_rl": reinforce
-        | {"inputs": {"policy": "cold_start"}, "steps": 8, "reference_every": 4},
         "samples": {
             "kind": "generate",
-            "inputs": {"policy": "reasoning_rl"},
+            "inputs": {"policy": "base"},
             "data": {"reasoning": {"tasks": REASONING, "count": 38}},
             "samples": 4,
             "batch_size": 8,
@@ -72,11 +59,20 @@ def get_config(arg: str = "") -> ConfigDict:
             "per_prompt": 2,
             "mix": general,
         },
-        "sft": finetune
-        | {
+        "sft": {
+            "kind": "sft",
             "inputs": {"policy": "base", "data": "rejection"},
-            "data": {"all": {"input": "data"}},
-            "steps": 3,
+            "data": {
+                "kept": {"input": "data"},
+                "worked": {"tasks": REASONING, "count": 24},
+            },
+            "length": 64,
+            "batch_size": 8,
+            "microbatches": 2,
+            "steps": 5,
+            "lr": 3e-3,
+            "optimizer": SMOOTH,
+            "save_every": 2,
         },
         "reward_model": {
             "kind": "reward_model",
@@ -87,10 +83,11 @@ def get_config(arg: str = "") -> ConfigDict:
             "pairs_per_step": 8,
             "steps": 4,
             "lr": 1e-3,
+            "optimizer": SMOOTH,
             "save_every": 2,
         },
-        "final_rl": reinforce
-        | {
+        "rl": {
+            "kind": "rl",
             "inputs": {"policy": "sft", "preference": "reward_model"},
             "prompts": {
                 "reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 32}}},
@@ -98,25 +95,40 @@ def get_config(arg: str = "") -> ConfigDict:
             },
             "rewards": {
                 "vowels": VOWELS,
+                "format": {"verifier": "format", "weight": 0.5},
                 "preference": {
                     "reward_model": "preference",
                     "kinds": ("helpful", "safety"),
                     "start_step": 2,
                 },
             },
-            "steps": 4,
+            "loss_options": {"kl_coef": 0.01},
+            "group_size": 4,
+            "rollout_size": 32,
+            "batch_size": 16,
+            "microbatches": 2,
+            "steps": 8,
+            "reference_every": 4,
+            "lr": 1e-3,
+            "optimizer": SMOOTH,
+            "save_every": 2,
+            **SPACE,
         },
         "student": {
             "kind": "distill",
             "inputs": {"policy": "base", "teacher_data": "samples"},
             "data": {"teacher": {"input": "teacher_data", "where": CLEAN}},
-            **{k: v for k, v in finetune.items() if k != "kind"},
-            "epochs": 1.0,
+            "length": 64,
+            "batch_size": 8,
+            "epochs": 2.0,
+            "lr": 3e-3,
+            "optimizer": SMOOTH,
         },
         "evaluation": {
             "kind": "evaluate",
-            "inputs": {"policy": "final_rl"},
+            "inputs": {"policy": "rl", "questions": "questions"},
             "data": {
+                "questions": {"input": "questions", "where": {"split": "heldout"}},
                 "reasoning": {"tasks": REASONING, "split": "heldout", "count": 12},
                 "general": {"tasks": GENERAL, "split": "heldout", "count": 8},
             },
@@ -124,7 +136,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "batch_size": 8,
             **SPACE,
         },
-        "export": {"kind": "export", "inputs": {"policy": "final_rl"}},
+        "export": {"kind": "export", "inputs": {"policy": "rl"}},
     }
     return ConfigDict(
         {"preset": arg or "mini", "chat_template": "tiny", "stages": stages, "order": tuple(stages)}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from posttrain_jax.data.tasks import safety
-from posttrain_jax.stages.evaluate import Graded, refuses, summarise
+from posttrain_jax.rollout.engine import Prompts
+from posttrain_jax.stages.evaluate import Graded, grade, summarise
 
 EXAMPLES = [
     {"kind": "reasoning", "task": "arithmetic", "language": "en"},
@@ -70,10 +71,48 @@ def test_kinds_that_are_not_there_have_no_metric(metrics):
     assert set(alone) == {"refuse_harmful"}
 
 
-def test_refusals_are_recognised():
-    rng = random.Random(0)
-    for language in ("en", "zh"):
-        example = safety.make_example(rng, language)
-        while not example["harmful"]:
-            example = safety.make_example(rng, language)
-        assert refuses(example["chosen"]) and not refuses(example["rejected"])
+def test_language_consistency_is_that_of_samples_that_think(metrics):
+    """The first problem thinks in two of four samples, the second in none, the third is safety."""
+    thought = np.array([[1, 1, 0, 0], [0] * 4, [1] * 4, [1] * 4, [1] * 4, [1] * 4])
+    language = np.array([[1.0, 0.5, 0, 0], [1] * 4, [0] * 4, [0] * 4, [0] * 4, [0] * 4])
+    found = summarise(EXAMPLES, GREEDY, SAMPLED._replace(thought=thought, language=language))
+    assert found["language"] == {"mean": 0.75, "stderr": 0.0, "n": 1}
+    assert found["language/en"] == found["language"]
+    assert "language/zh" not in found
+    assert found["thought"]["mean"] == (2 / 4 + 0) / 2
+
+
+class Pool:
+    """Scores that tell the terms and the texts apart."""
+
+    names = ("correct", "format", "language")
+
+    def __call__(self, texts, examples):
+        self.seen = [(text, example["id"]) for text, example in zip(texts, examples, strict=True)]
+        scores = [[len(text), 0.25, 0.75] for text in texts]
+        return np.array(scores, np.float32), np.ones(len(texts), bool)
+
+
+def test_grades_of_a_batch(small, as_rollout):
+    made = (safety.make_example(random.Random(i), "en") for i in range(99))
+    refusal = next(example["chosen"] for example in made if example["harmful"])
+    thought = "<think>ab</think>"
+    texts = [f"{thought}<answer> 5</answer>", f"{thought}<answer>5 </answer>", "<answer>7</answer>"]
+    rollout, rows, tokenizer = as_rollout([*texts, refusal], [True, False, True, True])
+    examples = [{"id": "p", "prompt": "P"}, {"id": "q", "prompt": "Q"}]
+    nothing, pool = np.zeros((2, 1), np.int32), Pool()
+    prompts = Prompts(examples, nothing, nothing, 0)
+    table, shown = grade(pool, rollout, prompts, 2, small.mesh, tokenizer)
+    assert [example for _, example in pool.seen] == ["p", "p", "q", "q"]
+    found = Graded(*np.moveaxis(table, 2, 0))
+    texts = [text for text, _ in pool.seen]
+    assert found.correct.tolist() == [[len(t) for t in texts[:2]], [len(t) for t in texts[2:]]]
+    assert (found.format == 0.25).all() and (found.language == 0.75).all()
+    assert found.length.reshape(-1).tolist() == [len(row) for row in rows]
+    assert found.finished.tolist() == [[1, 0], [1, 1]]
+    assert found.refused.tolist() == [[0, 0], [0, 1]]
+    assert found.thought.tolist() == [[1, 1], [0, 1]]
+    assert found.answer[0, 0] == found.answer[0, 1] != found.answer[1, 0] != 0
+    assert [(r["example_id"], r["response"]) for r in shown] == list(
+        zip("ppqq", texts, strict=True)
+    )

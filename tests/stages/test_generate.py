@@ -5,9 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from posttrain_jax.api import Rollout
-from posttrain_jax.data.tokenizer import load_tokenizer
-from posttrain_jax.mesh import shard_rows
 from posttrain_jax.rollout.engine import Prompts
 from posttrain_jax.stages import generate
 
@@ -23,21 +20,9 @@ class Pool:
         return scores, np.array([text != "bad" for text in texts])
 
 
-def make_rollout(tokenizer, texts, mesh):
-    rows = [[*tokenizer.encode(t), tokenizer.eos_id] for t in texts]
-    width = max(map(len, rows))
-    tokens, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)], mask[i, : len(row)] = row, True
-    logp = np.zeros((len(rows), width), np.float32)
-    finished = np.arange(len(rows)) != 1
-    return shard_rows(mesh, Rollout(tokens, tokens, tokens, mask, logp, logp, finished)), rows
-
-
-def test_rows_carry_their_prompt_and_what_the_verifier_said(small):
-    tokenizer = load_tokenizer("tiny")
+def test_rows_carry_their_prompt_and_what_the_verifier_said(as_rollout):
     texts = ["good", "bad", "x<|user|>y", "even better"]
-    rollout, encoded = make_rollout(tokenizer, texts, small.mesh)
+    rollout, encoded, tokenizer = as_rollout(texts, [True, False, True, True])
     examples = [{"id": "p", "prompt": "P"}, {"id": "q", "prompt": "Q"}]
     nothing = np.zeros((2, 1), np.int32)
     pool = Pool()

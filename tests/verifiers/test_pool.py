@@ -285,7 +285,6 @@ def test_a_worker_that_cannot_start_says_why(tmp_path):
 @pytest.mark.parametrize(
     ("terms", "error", "message"),
     [
-        ({}, ValueError, "at least one term"),
         ({"a": {"weight": 1.0}}, ValueError, "'verifier' is None"),
         ({"a": {"verifier": "formt"}}, ValueError, "Did you mean 'format'"),
         ({"a": {"verifier": "pool"}}, ValueError, "no score"),
@@ -303,3 +302,9 @@ def test_an_example_that_is_not_json_fails_its_batch_only(pool):
     with pytest.raises(TypeError, match="JSON"):
         pool(["r"], [{"value": {1}}])
     assert run(pool, ["r", "r"]).rewards_BW[:, 0].tolist() == [0, 1]
+
+
+def test_a_pool_without_terms_keeps_every_sample():
+    with Pool({}) as pool:
+        rewards, mask = pool(["a", "b"], [{}, {}])
+    assert rewards.shape == (2, 0) and mask.tolist() == [True, True]

@@ -1,13 +1,14 @@
 """Helpfulness: `Name two fruits.` A good reply names exactly that many, of that kind.
 
-Rejected replies are evasive, off topic, over-long or of the wrong count. Held out are two sentence
-templates a language together with three of the fifteen (category, count) combinations: a held-out
-prompt shares neither with training, while each single word occurs there.
+Rejected replies are evasive, off topic, over-long or of the wrong count, or misread the request and
+then answer that. Held out are two sentence templates a language together with three of the fifteen
+(category, count) combinations: a held-out prompt shares neither with training, while each single
+word occurs there.
 """
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from posttrain_jax.data import chains
@@ -41,11 +42,27 @@ HELD_OUT_TEMPLATES = {
 SURE = {"en": " Sure:", "zh": "好的："}
 AND = {"en": " and", "zh": "和"}
 EVASIVE = {"en": " I do not know.", "zh": "我不知道。"}
-FAULTS = ("evasive", "off_topic", "too_long", "wrong_count")
+FAULTS = ("evasive", "misread", "off_topic", "too_long", "wrong_count")
+
+
+def _some(rng: random.Random, members: Sequence[str], count: int) -> list[str]:
+    """`count` different members, in the order of the list."""
+    return sorted(rng.sample(members, count), key=members.index)
 
 
 def _reply(language: str, named: list[str]) -> str:
     return SURE[language] + AND[language].join(named) + chains.STOP[language]
+
+
+def _misread(rng: random.Random, language: str, category: str, count: int) -> str:
+    """The plan and the proper reply of another request."""
+    members = MEMBERS[language]
+    while True:
+        other, size = rng.choice(tuple(members)), rng.randrange(3)
+        if (other, size + 2) != (category, count):
+            named = _some(rng, members[other], size + 2)
+            plan = COUNTS[language][size] + other + chains.STOP[language]
+            return chains.tagged(plan, _reply(language, named))
 
 
 def _bad_reply(rng: random.Random, language: str, category: str, count: int, fault: str) -> str:
@@ -54,11 +71,11 @@ def _bad_reply(rng: random.Random, language: str, category: str, count: int, fau
         return EVASIVE[language]
     if fault == "off_topic":
         other = rng.choice([name for name in members if name != category])
-        return _reply(language, rng.sample(members[other], count))
+        return _reply(language, _some(rng, members[other], count))
     if fault == "too_long":
         return _reply(language, rng.choices(members[category], k=rng.randint(7, 9)))
     wrong = rng.choice([n for n in (1, 2, 3, 4) if n != count])
-    return _reply(language, rng.sample(members[category], wrong))
+    return _reply(language, _some(rng, members[category], wrong))
 
 
 def make_example(
@@ -80,9 +97,13 @@ def make_example(
     ask = COUNTS[language][size] + category
     templates = (HELD_OUT_TEMPLATES if held_out else TEMPLATES)[language]
     prompt = rng.choice(templates).replace("{ask}", ask)
-    good = _reply(language, rng.sample(MEMBERS[language][category], count))
-    bad = _bad_reply(rng, language, category, count, fault or rng.choice(FAULTS))
+    good = _reply(language, _some(rng, MEMBERS[language][category], count))
     plan = ask + chains.STOP[language]
+    fault = fault or rng.choice(FAULTS)
+    if fault == "misread":
+        rejected = _misread(rng, language, category, count)
+    else:
+        rejected = chains.tagged(plan, _bad_reply(rng, language, category, count, fault))
     return {
         "id": chains.example_id("chat", language, prompt),
         "task": "chat",
@@ -93,7 +114,7 @@ def make_example(
         "category": category.strip(),
         "count": count,
         "chosen": chains.tagged(plan, good),
-        "rejected": chains.tagged(plan, bad),
+        "rejected": rejected,
     }
 
 

@@ -107,6 +107,16 @@ def tiny() -> dict:
             "steps": 180,
             "lr": 1e-3,
         },
+        "student_base": base | {"model": "tiny:student"},
+        # R1-Distill: the same data, a smaller model, no RL (v1, section 2.4).
+        "distill": finetune
+        | {
+            "kind": "distill",
+            "inputs": {"policy": "student_base", "teacher_data": "rejection"},
+            "data": {"all": {"input": "teacher_data"}},
+            "steps": 240,
+            "lr": 1e-3,
+        },
         "final_rl": reinforce
         | {
             "inputs": {"policy": "sft", "preference": "reward_model"},
@@ -140,7 +150,7 @@ def tiny() -> dict:
         "samples": {
             "kind": "generate",
             "inputs": {"policy": "reasoning_rl"},
-            "data": {"reasoning": {"tasks": REASONING, "count": 512}},
+            "data": {"reasoning": {"tasks": REASONING, "count": 768}},
             "samples": 4,
             "batch_size": 64,
             "prompt_length": 16,
@@ -174,7 +184,7 @@ def tiny() -> dict:
     order: list[str] = []
     for name in (
         "base", "cold_start", "reasoning_rl", "samples", "rejection", "sft", "reward_model",
-        "final_rl", "export",
+        "final_rl", "student_base", "distill", "export",
     ):  # fmt: skip
         order.append(name)
         if name in policies:

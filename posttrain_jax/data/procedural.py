@@ -43,7 +43,7 @@ def examples(
     """`count` examples, mixed by weight, languages in turn, in a shuffled order.
 
     Prompts are distinct as far as the task has enough of them: a repeat is accepted only after
-    FRESH_TRIES draws (held-out chat has 24 prompts in all).
+    FRESH_TRIES draws (held-out chat has 60 prompts in all).
 
     Args:
       tasks: weight of each task; a task is a file of `posttrain_jax/data/tasks/`.

@@ -127,10 +127,10 @@ def test_round_trip_in_every_type_from_device_arrays(tmp_path, tiny, dtype):
 
 
 def test_several_files_with_an_index(tmp_path, golden, tiny):
-    save_pretrained(tmp_path, CONFIG, golden[0], tiny, shard_bytes=40_000)
+    save_pretrained(tmp_path, CONFIG, golden[0], tiny, shard_bytes=48_000)
     files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors" and len(files) > 1
-    assert all((tmp_path / name).stat().st_size < 45_000 for name in files)
+    assert all((tmp_path / name).stat().st_size < 53_000 for name in files)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     for name, file in index["weight_map"].items():
         assert name in safetensors.numpy.load_file(tmp_path / file)

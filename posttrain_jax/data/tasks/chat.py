@@ -1,9 +1,8 @@
 """Helpfulness: `Name two fruits.` A good reply names exactly that many, of that kind.
 
 Rejected replies are evasive, off topic, over-long or of the wrong count, or misread the request and
-then answer that. Held out are two sentence templates a language together with three of the fifteen
-(category, count) combinations: a held-out prompt shares neither with training, while each single
-word occurs there.
+then answer that. Held out are two sentence templates a language; the fifteen combinations of
+category and count all occur in training.
 """
 
 import random
@@ -84,15 +83,12 @@ def make_example(
     """A request with a proper reply (`chosen`) and a faulty one (`rejected`).
 
     Args:
-      split: `train`, `heldout`, or None for training templates with any combination.
+      split: `train`, `heldout`, or None for the training templates.
       fault: what is wrong with the rejected reply, one of FAULTS; drawn if None.
     """
     held_out = split == "heldout"
     categories = tuple(MEMBERS[language])
-    while True:
-        kind, size = rng.randrange(len(categories)), rng.randrange(3)
-        if split is None or ((kind + size) % 5 == 0) == held_out:
-            break
+    kind, size = rng.randrange(len(categories)), rng.randrange(3)
     category, count = categories[kind], size + 2
     ask = COUNTS[language][size] + category
     templates = (HELD_OUT_TEMPLATES if held_out else TEMPLATES)[language]

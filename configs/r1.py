@@ -97,8 +97,9 @@ def tiny() -> dict:
             "inputs": {"policy": "cold_start"},
             "prompts": {"reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 2048}}}},
             "rewards": rewards,
-            "steps": 32,
-            "reference_every": 32,
+            "lr": 4e-4,
+            "steps": 80,
+            "reference_every": 40,
         },
         "sft": finetune
         | {

@@ -15,13 +15,13 @@ from posttrain_jax.recipe import preset
 
 REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
 GENERAL = {"chat": 1.0, "safety": 1.0}
-STUDENTS = {  # start weights and learning rate: v2, table 6
-    "1.5b": ("qwen2:2.5-math-1.5b", 1e-4),
-    "7b": ("qwen2:2.5-math-7b", 8e-5),
-    "8b": ("llama:3.1-8b", 5e-5),
-    "14b": ("qwen2:2.5-14b", 7e-5),
-    "32b": ("qwen2:2.5-32b", 6e-5),
-    "70b": ("llama:3.3-70b-instruct", 2e-5),
+STUDENTS = {  # sizes, start weights and learning rate: v2, table 6
+    "1.5b": ("qwen2:2.5-math-1.5b", "Qwen2.5-Math-1.5B", 1e-4),
+    "7b": ("qwen2:2.5-math-7b", "Qwen2.5-Math-7B", 8e-5),
+    "8b": ("llama:3.1-8b", "Llama-3.1-8B", 5e-5),
+    "14b": ("qwen2:2.5-14b", "Qwen2.5-14B", 7e-5),
+    "32b": ("qwen2:2.5-32b", "Qwen2.5-32B", 6e-5),
+    "70b": ("llama:3.1-70b", "Llama-3.3-70B-Instruct", 2e-5),  # of the sizes of Llama 3.1
 }
 PRESETS = ("tiny", "smollm2", *STUDENTS)
 
@@ -197,9 +197,9 @@ def smollm2() -> dict:
     }
 
 
-def published(model: str, lr: float) -> dict:
+def published(model: str, weights: str, lr: float) -> dict:
     """As published; "ours" where the paper says nothing."""
-    folder = f"data/{model.partition(':')[2]}"
+    folder = f"data/{weights}"
     stages = {
         # The 804,745 samples of R1's second SFT: v1, section 2.4; v2, B.4.3.
         "teacher_data": {

@@ -193,15 +193,25 @@ def _wait(children: Sequence[Child]) -> int | None:
     while any(child.popen.poll() is None for child in children):
         codes = [child.popen.poll() for child in children]
         if failed is None:
-            failed = next((i for i, code in enumerate(codes) if code), None)
+            failed = _first_failed(codes)
             if failed is not None and codes[failed] != command.INTERRUPTED:
+                # A process that is killed takes the others' collectives down with it, and they may
+                # be seen first: look once more.
+                time.sleep(0.2)
+                failed = _first_failed([child.popen.poll() for child in children])
                 deadline = time.monotonic() + GRACE
         if time.monotonic() > deadline:
             _kill(children)
         time.sleep(0.05)
-    if failed is None:
-        failed = next((i for i, child in enumerate(children) if child.popen.returncode), None)
-    return failed
+    return (
+        _first_failed([child.popen.returncode for child in children]) if failed is None else failed
+    )
+
+
+def _first_failed(codes: Sequence[int | None]) -> int | None:
+    """The process that a signal ended, else the first with an error; None if there is neither."""
+    killed = (i for i, code in enumerate(codes) if code is not None and code < 0)
+    return next(killed, next((i for i, code in enumerate(codes) if code), None))
 
 
 def _kill(children: Sequence[Child]) -> None:

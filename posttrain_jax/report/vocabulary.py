@@ -35,6 +35,7 @@ TERMS = {
     "answer_harmless": Term("answers harmless", "%", True, "harmless look-alikes answered"),
     "helpful": Term("helpful", "%", True, "chat requests answered as asked"),
     "finished": Term("finished", "%", True, "responses that ended before the length limit"),
+    "thought": Term("chain written", "%", True, "responses with words in their chain of thought"),
     "accuracy": Term("accuracy", "%", True, "share of rollouts with the right answer"),
     "pair_accuracy": Term("pair accuracy", "%", True, "pairs ranked as the preference says"),
     "reward": Term("reward", "", False, "mean weighted reward of a rollout"),

@@ -5,7 +5,7 @@ Dao 2023, arXiv 2307.08691). Here: static block sizes by length, padding of the 
 blocks, and the mesh. A Pallas call is opaque to the partitioner, so on a mesh of several devices
 it runs inside `jax.shard_map`; nothing is communicated, since rows and heads are independent.
 
-Left out: splitting the length over devices (ring attention), soft caps, local windows.
+Left out: splitting the length over devices (ring attention), soft caps.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def attention_splash(
     v_BTKH: jax.Array,
     segments_BT: jax.Array,
     *,
+    scale: float | None = None,
+    window: int = 0,
     interpret: bool = False,
 ) -> jax.Array:
     """Causal self-attention within segments -> [B, T, N, H], as `attention_ref`.
@@ -41,6 +43,7 @@ def attention_splash(
     don't divide are computed whole on every device.
 
     Args:
+      scale, window: as of `attention`.
       interpret: run the kernel's blocks as plain XLA, on any backend (slow, for tests).
 
     Raises:
@@ -54,7 +57,8 @@ def attention_splash(
         )
 
     def local(q, k, v, segments):
-        return _attend(q, k, v, segments, interpret)
+        factor = q.shape[3] ** -0.5 if scale is None else scale
+        return _attend(q * factor, k, v, segments, window, interpret)
 
     rows = dividing_axes(BATCH_AXES, q_BTNH.shape[0])
     split_heads = dividing_axes(HEAD_AXES, kv_heads)
@@ -91,11 +95,14 @@ def block_sizes(length: int) -> tuple[splash_attention.BlockSizes, int]:
     return sizes, padded
 
 
-def _attend(q_BTNH, k_BTKH, v_BTKH, segments_BT, interpret: bool) -> jax.Array:
-    """The kernel on one device's rows and heads."""
-    _, length, heads, width = q_BTNH.shape
+def _attend(q_BTNH, k_BTKH, v_BTKH, segments_BT, window: int, interpret: bool) -> jax.Array:
+    """The kernel on one device's rows and heads; the queries are scaled already."""
+    _, length, heads, _ = q_BTNH.shape
     sizes, padded = block_sizes(length)
-    mask = splash_attention.CausalMask((padded, padded))
+    shape = (padded, padded)
+    mask = splash_attention.CausalMask(shape)
+    if window:
+        mask = splash_attention.LocalMask(shape, window_size=(window - 1, 0), offset=0)
     kernel = splash_attention.make_splash_mha_single_device(
         mask=splash_attention.MultiHeadMask([mask] * heads),
         block_sizes=sizes,
@@ -109,7 +116,7 @@ def _attend(q_BTNH, k_BTKH, v_BTKH, segments_BT, interpret: bool) -> jax.Array:
     # Equality of segments is the kernel's whole test: padding (0) sees the padding before it
     # and itself, so that no row is without keys.
     segments = jnp.pad(segments_BT, ((0, 0), (0, padded - length)))
-    q = rows_last(q_BTNH * width**-0.5)
+    q = rows_last(q_BTNH)
     ids = splash_attention.SegmentIds(segments, segments)
     out: Any = jax.vmap(kernel)(q, rows_last(k_BTKH), rows_last(v_BTKH), ids)
     return out.transpose(0, 2, 1, 3)[:, :length]

@@ -1,6 +1,7 @@
 """Models as pure functions. A family is a file with `SIZES: dict[str, ModelConfig]`."""
 
+from posttrain_jax.models.config import ModelConfig
 from posttrain_jax.models.families import find_config, parameter_count
-from posttrain_jax.models.transformer import Cache, ModelConfig, make_model
+from posttrain_jax.models.transformer import Cache, make_model
 
 __all__ = ["Cache", "ModelConfig", "find_config", "make_model", "parameter_count"]

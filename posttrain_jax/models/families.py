@@ -8,7 +8,8 @@ import math
 import jax
 
 from posttrain_jax import registry
-from posttrain_jax.models.transformer import ModelConfig, make_model
+from posttrain_jax.models.config import ModelConfig
+from posttrain_jax.models.transformer import make_model
 
 
 def find_config(spec: str, **changes) -> ModelConfig:

@@ -12,6 +12,7 @@ import numpy as np
 
 from posttrain_jax.api import Params
 from posttrain_jax.data.gguf_file import GGUFFile, read_gguf
+from posttrain_jax.models.config import ModelConfig
 from posttrain_jax.models.layout import (
     Put,
     Table,
@@ -20,7 +21,6 @@ from posttrain_jax.models.layout import (
     read_tree,
     tensor_names,
 )
-from posttrain_jax.models.transformer import ModelConfig
 
 _LAYER = "blk.{layer}."
 WEIGHTS: Table = {

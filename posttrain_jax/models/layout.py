@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from posttrain_jax.api import Params
-from posttrain_jax.models.transformer import ModelConfig
+from posttrain_jax.models.config import ModelConfig
 
 Table = Mapping[str, tuple[str, str]]
 """Our path -> (tensor name, with `{layer}` where there is one a layer; layout)."""

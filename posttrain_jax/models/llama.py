@@ -8,8 +8,8 @@ checkpoint is refused.
 from collections.abc import Mapping
 from typing import Any
 
+from posttrain_jax.models.config import ModelConfig
 from posttrain_jax.models.layout import Table
-from posttrain_jax.models.transformer import ModelConfig
 
 MODEL_TYPE = "llama"
 ARCHITECTURE = "LlamaForCausalLM"

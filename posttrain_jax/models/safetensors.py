@@ -20,6 +20,7 @@ from posttrain_jax import registry
 from posttrain_jax.api import Params
 from posttrain_jax.data.chat import ChatTemplate
 from posttrain_jax.data.tokenizer import Tokenizer
+from posttrain_jax.models.config import ModelConfig
 from posttrain_jax.models.layout import (
     Put,
     check_names,
@@ -30,7 +31,6 @@ from posttrain_jax.models.layout import (
     rows,
     tensor_names,
 )
-from posttrain_jax.models.transformer import ModelConfig
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 

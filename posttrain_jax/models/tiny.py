@@ -1,6 +1,6 @@
 """The sizes of the `tiny` presets: trained from scratch in a minute on two CPU cores (ours)."""
 
-from posttrain_jax.models.transformer import ModelConfig
+from posttrain_jax.models.config import ModelConfig
 
 _BASE = ModelConfig(
     vocab_size=656,

@@ -1,65 +1,38 @@
-"""The decoder: RMSNorm, rotate-half RoPE, grouped-query attention, SwiGLU (the Llama family).
+"""The decoder of all families: RMSNorm, rotary positions, attention, gated feed-forward.
 
 One Linen module is one layer. Everything outside it is pure functions over a plain dict:
 
   {"embed" [V,D], "layers" {"attn_norm" [L,D], "q" [L,D,N,H], "k", "v" [L,D,K,H], "o" [L,N,H,D],
    "mlp_norm" [L,D], "gate", "up" [L,D,F], "down" [L,F,D]}, "final_norm" [D], "head" [D,V]}
 
-("head" only where the embeddings are not tied.) Without a cache the layers run as a scan over the
-stacked weights, with rematerialisation; with a cache they are unrolled, since a decode step that
-indexes stacked weights is 40-50 % slower. Left out: dropout, biases, sliding windows.
+("head" only where the embeddings are not tied; what switches of `ModelConfig` add to a layer
+stands where it is computed.) Without a cache the layers run as a scan over the stacked weights,
+with rematerialisation; with a cache they are unrolled, since a decode step that indexes stacked
+weights is 40-50 % slower. Left out: dropout.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from posttrain_jax.api import Model, Params
-from posttrain_jax.kernels import attention, decode_attention, token_logprobs
+from posttrain_jax.kernels import token_logprobs
 from posttrain_jax.mesh import constrain
+from posttrain_jax.models.attention import Place, attend
+from posttrain_jax.models.config import CHOICES, ModelConfig, Stack
 
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Sizes and switches of a decoder.
-
-    Attributes:
-      pad_id: a token id that is never predicted (probability 0), or None.
-      embed_init: standard deviation of the embeddings of a new model.
-      dtype, param_dtype: of activations and of parameters.
-      remat: `none`, `dots` (keep matmul outputs) or `full` (keep layer inputs only).
-      attention_impl: see `kernels.attention`.
-    """
-
-    vocab_size: int
-    layers: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn: int
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
-    tied: bool = True
-    max_length: int = 2048
-    pad_id: int | None = None
-    embed_init: float = 0.02
-    dtype: str = "float32"
-    param_dtype: str = "float32"
-    remat: str = "none"
-    attention_impl: str = "auto"
+ACTIVATIONS = {"silu": nn.silu, "gelu": functools.partial(nn.gelu, approximate=True)}
 
 
 class Cache(NamedTuple):
@@ -77,108 +50,104 @@ class Cache(NamedTuple):
     filled: jax.Array
 
 
-def rms_norm(x: jax.Array, weight_D: jax.Array, eps: float) -> jax.Array:
-    """x / rms(x) * weight, in float32 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-    x32 = x.astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
-    return (x32 * scale).astype(x.dtype) * weight_D.astype(x.dtype)
+def rms_norm(x: jax.Array, weight: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
+    """x / rms(x) * (weight + offset), in float32 (Zhang & Sennrich 2019, arXiv 1910.07467).
 
-
-def rope(x_BTNH: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Array:
-    """Rotary positions, first half against second half (Su et al. 2021, arXiv 2104.09864)."""
-    half = x_BTNH.shape[-1] // 2
-    inverse = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions_BT[:, :, None, None].astype(jnp.float32) * inverse
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNH.dtype)
-
-
-def mix(q_BTNH, k_BTKH, v_BTKH, segments_BT, cache, impl: str):
-    """Attention of new tokens -> ([B, T, N, H], the layer's new keys and values or None).
-
-    Several tokens with a cache are a prefill: it starts empty, so they see only each other.
+    The mean is over as many of the last axes as `weight` has. With an offset the product is in
+    float32 too (Gemma).
     """
-    if cache is None:
-        return attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, impl=impl), None
-    k_BKHS, v_BKSH, filled, valid_BS = cache
-    place = jax.lax.dynamic_update_slice
-    k_BKHS = place(k_BKHS, k_BTKH.transpose(0, 2, 3, 1).astype(k_BKHS.dtype), (0, 0, 0, filled))
-    v_BKSH = place(v_BKSH, v_BTKH.transpose(0, 2, 1, 3).astype(v_BKSH.dtype), (0, 0, filled, 0))
-    if q_BTNH.shape[1] == 1:
-        mixed = decode_attention(q_BTNH[:, 0], k_BKHS, v_BKSH, valid_BS)[:, None]
-    else:
-        mixed = attention(q_BTNH, k_BTKH, v_BTKH, segments_BT, impl=impl)
-    return mixed, (k_BKHS, v_BKSH)
+    x32 = x.astype(jnp.float32)
+    axes = tuple(range(-weight.ndim, 0))
+    scale = jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=axes, keepdims=True) + eps)
+    if offset:
+        return (x32 * scale * (weight.astype(jnp.float32) + offset)).astype(x.dtype)
+    return (x32 * scale).astype(x.dtype) * weight.astype(x.dtype)
 
 
 class Layer(nn.Module):
-    """One decoder layer; `cache` is None or this layer's (k_BKHS, v_BKSH, filled, valid_BS)."""
+    """One decoder layer; `cache` is None or this layer's keys and values."""
 
     config: ModelConfig
 
-    def weight(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...], scale: float):
-        """A parameter with logical axis names, normal with standard deviation `scale`."""
-        init = nn.initializers.ones if scale == 0 else nn.initializers.normal(scale)
+    def weight(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init) -> jax.Array:
+        """A parameter with logical axis names."""
         boxed = nn.with_logical_partitioning(init, axes)
         value: Any = self.param(name, boxed, shape, self.config.param_dtype)
         return value.astype(self.config.dtype)
 
+    def project(self, equation: str, x: jax.Array, name: str, shape, axes, init) -> jax.Array:
+        """The product of activations with a weight; every matrix of a layer goes through here."""
+        return jnp.einsum(equation, x, self.weight(name, shape, axes, init))
+
+    def norm(self, name: str, x: jax.Array, axes: tuple[str, ...] = ("norm",)) -> jax.Array:
+        """RMSNorm over the last `len(axes)` axes."""
+        init = nn.initializers.zeros if self.config.norm_offset else nn.initializers.ones
+        weight = self.weight(name, x.shape[x.ndim - len(axes) :], axes, init)
+        return rms_norm(x, weight, self.config.norm_eps, self.config.norm_offset)
+
+    def before(self, half: str, x_BTD: jax.Array) -> jax.Array:
+        """What a half of the layer ("attn", "mlp") sees."""
+        return x_BTD if self.config.norms == "after" else self.norm(f"{half}_norm", x_BTD)
+
+    def after(self, half: str, y_BTD: jax.Array) -> jax.Array:
+        """What it adds."""
+        return y_BTD if self.config.norms == "before" else self.norm(f"{half}_post_norm", y_BTD)
+
     @nn.compact
-    def __call__(self, x_BTD, positions_BT, segments_BT, cache=None):
+    def __call__(self, x_BTD, place: Place, cache=None):
         c = self.config
-        into, back = c.width**-0.5, (2 * c.layers) ** -0.5
-        heads, kv = ("embed", "heads", "head_dim"), ("embed", "kv_heads", "head_dim")
-        y = rms_norm(x_BTD, self.weight("attn_norm", (c.width,), ("norm",), 0), c.norm_eps)
-        wq = self.weight("q", (c.width, c.heads, c.head_dim), heads, into)
-        wk = self.weight("k", (c.width, c.kv_heads, c.head_dim), kv, into)
-        wv = self.weight("v", (c.width, c.kv_heads, c.head_dim), kv, into)
-        q = rope(jnp.einsum("BTD,DNH->BTNH", y, wq), positions_BT, c.rope_theta)
-        k = rope(jnp.einsum("BTD,DKH->BTKH", y, wk), positions_BT, c.rope_theta)
-        v = jnp.einsum("BTD,DKH->BTKH", y, wv)
-        mixed, new = mix(q, k, v, segments_BT, cache, c.attention_impl)
-        wo = self.weight(
-            "o", (c.heads, c.head_dim, c.width), ("heads", "head_dim", "embed"),
-            (c.heads * c.head_dim) ** -0.5 * back,
+        back = (2 * c.layers) ** -0.5
+        mixed, new = attend(self, self.before("attn", x_BTD), place, cache)
+        size = mixed.shape[2] * mixed.shape[3]
+        y_BTD = self.project(
+            "BTNH,NHD->BTD", mixed, "o", (*mixed.shape[2:], c.width),
+            ("heads", "head_dim", "embed"), nn.initializers.normal(size**-0.5 * back),
         )  # fmt: skip
-        x_BTD = x_BTD + jnp.einsum("BTNH,NHD->BTD", mixed, wo)
-        y = rms_norm(x_BTD, self.weight("mlp_norm", (c.width,), ("norm",), 0), c.norm_eps)
-        gate = jnp.einsum(
-            "BTD,DF->BTF", y, self.weight("gate", (c.width, c.ffn), ("embed", "ffn"), into)
-        )
-        up = jnp.einsum(
-            "BTD,DF->BTF", y, self.weight("up", (c.width, c.ffn), ("embed", "ffn"), into)
-        )
-        down = self.weight("down", (c.ffn, c.width), ("ffn", "embed"), c.ffn**-0.5 * back)
-        x_BTD = x_BTD + jnp.einsum("BTF,FD->BTD", nn.silu(gate) * up, down)
+        x_BTD = x_BTD + self.after("attn", y_BTD)
+        y_BTD = feed_forward(self, self.before("mlp", x_BTD), c.ffn)
+        x_BTD = x_BTD + self.after("mlp", y_BTD)
         return constrain(x_BTD, "batch", None, None), new
 
 
+def feed_forward(layer: Layer, y_BTD: jax.Array, ffn: int, prefix: str = "") -> jax.Array:
+    """down(activation(gate(y)) * up(y)) (Shazeer 2020, arXiv 2002.05202)."""
+    c = layer.config
+    into, back = c.width**-0.5, (2 * c.layers) ** -0.5
+    inwards = ((c.width, ffn), ("embed", "ffn"), nn.initializers.normal(into))
+    gate = layer.project("BTD,DF->BTF", y_BTD, f"{prefix}gate", *inwards)
+    up = layer.project("BTD,DF->BTF", y_BTD, f"{prefix}up", *inwards)
+    return layer.project(
+        "BTF,FD->BTD", ACTIVATIONS[c.activation](gate) * up, f"{prefix}down",
+        (ffn, c.width), ("ffn", "embed"), nn.initializers.normal(ffn**-0.5 * back),
+    )  # fmt: skip
+
+
 def unstack(params: Params) -> Params:
-    """Layers from one stacked dict to a tuple of dicts; do it once, outside the decode loop."""
-    if isinstance(params["layers"], tuple):
-        return params
-    leaves, structure = jax.tree.flatten(params["layers"])
-    each = zip(*(tuple(leaf) for leaf in leaves), strict=True)
-    layers = tuple(jax.tree.unflatten(structure, layer) for layer in each)
-    return {**params, "layers": layers}
+    """Each stack of layers as a tuple of dicts; do it once, outside the decode loop."""
+    apart = dict(params)
+    for key, stack in params.items():
+        if isinstance(stack, dict):
+            leaves, structure = jax.tree.flatten(stack)
+            each = zip(*(tuple(leaf) for leaf in leaves), strict=True)
+            apart[key] = tuple(jax.tree.unflatten(structure, layer) for layer in each)
+    return apart
 
 
-def _boxed_layer(config: ModelConfig, key: jax.Array) -> Params:
+def _boxed_layer(config: ModelConfig, stack: Stack, key: jax.Array) -> Params:
     x = jnp.zeros((1, 1, config.width), config.dtype)
     ones = jnp.ones((1, 1), jnp.int32)
-    return Layer(config).init(key, x, ones, ones)["params"]
+    return Layer(config).init(key, x, Place(ones, ones))["params"]
 
 
 def _init(config: ModelConfig, key: jax.Array) -> Params:
     embed_key, head_key, layer_key = jax.random.split(key, 3)
     keys = jax.random.split(layer_key, config.layers)
-    params = {
-        "embed": jax.random.normal(embed_key, (config.vocab_size, config.width))
-        * config.embed_init,
-        "layers": jax.vmap(lambda k: nn.unbox(_boxed_layer(config, k)))(keys),
-        "final_norm": jnp.ones((config.width,)),
-    }
+    embed = jax.random.normal(embed_key, (config.vocab_size, config.width)) * config.embed_init
+    params = {"embed": embed}
+    for stack in config.stacks:
+        make = lambda k, stack=stack: nn.unbox(_boxed_layer(config, stack, k))  # noqa: E731
+        params[stack.key] = jax.vmap(make)(keys[stack.first : stack.first + stack.depth])
+    params["final_norm"] = jnp.full((config.width,), 0.0 if config.norm_offset else 1.0)
     if not config.tied:
         head = jax.random.normal(head_key, (config.width, config.vocab_size))
         params["head"] = head * config.width**-0.5
@@ -186,32 +155,57 @@ def _init(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def _axes(config: ModelConfig) -> Any:
-    boxed = jax.eval_shape(functools.partial(_boxed_layer, config), jax.random.key(0))
     is_box = lambda x: isinstance(x, nn.Partitioned)  # noqa: E731
-    layers = jax.tree.map(lambda box: ("layers", *box.names), boxed, is_leaf=is_box)
-    axes = {"embed": ("vocab", "embed"), "layers": layers, "final_norm": ("norm",)}
+    axes: dict[str, Any] = {"embed": ("vocab", "embed"), "final_norm": ("norm",)}
+    for stack in config.stacks:
+        boxed = jax.eval_shape(functools.partial(_boxed_layer, config, stack), jax.random.key(0))
+        named = jax.tree.map(lambda box: ("layers", *box.names), boxed, is_leaf=is_box)
+        axes[stack.key] = named
     return axes if config.tied else {**axes, "head": ("embed", "vocab")}
 
 
 def _apply(config, params, tokens_BT, *, positions_BT, segments_BT, cache: Cache | None = None):
     x_BTD = jnp.take(params["embed"], tokens_BT, axis=0).astype(config.dtype)
+    if config.embed_scale != 1.0:
+        x_BTD *= jnp.asarray(config.embed_scale, config.dtype)
     x_BTD = constrain(x_BTD, "batch", None, None)
-    layer = lambda p, x, kv: Layer(config).apply(  # noqa: E731
-        {"params": p}, x, positions_BT, segments_BT, kv
-    )
+    place = Place(positions_BT, segments_BT)
     if cache is None:
-        step = lambda x, p: (layer(p, x, None)[0], None)  # noqa: E731
-        if config.remat != "none":
-            step = jax.checkpoint(step, policy=REMAT[config.remat], prevent_cse=False)
-        x_BTD, _ = jax.lax.scan(step, x_BTD, params["layers"])
+        for stack in config.stacks:
+            x_BTD = _scan(config, stack, params[stack.key], x_BTD, place)
     else:
-        valid = jax.lax.dynamic_update_slice(cache.segments_BS, segments_BT, (0, cache.filled))
-        keys, values = [], []
-        for p, k, v in zip(unstack(params)["layers"], cache.k_BKHS, cache.v_BKSH, strict=True):
-            x_BTD, (k, v) = layer(p, x_BTD, (k, v, cache.filled, valid != 0))
-            keys, values = [*keys, k], [*values, v]
-        cache = Cache(tuple(keys), tuple(values), valid, cache.filled + tokens_BT.shape[1])
-    return rms_norm(x_BTD, params["final_norm"], config.norm_eps), cache
+        x_BTD, cache = _unrolled(config, params, x_BTD, place, cache)
+    return rms_norm(x_BTD, params["final_norm"], config.norm_eps, config.norm_offset), cache
+
+
+def _scan(config: ModelConfig, stack: Stack, layers: Params, x_BTD, place: Place):
+    """All layers of a stack without a cache."""
+    local = np.array([config.is_local(stack.first + i) for i in range(stack.depth)])
+
+    def step(x_BTD, layer):
+        params, is_local = layer
+        here = place._replace(local=is_local if config.window else False)
+        return Layer(config).apply({"params": params}, x_BTD, here)[0], None
+
+    if config.remat != "none":
+        step = jax.checkpoint(step, policy=REMAT[config.remat], prevent_cse=False)
+    return jax.lax.scan(step, x_BTD, (layers, local))[0]
+
+
+def _unrolled(config: ModelConfig, params: Params, x_BTD, place: Place, cache: Cache):
+    """All layers, one by one, with a cache -> (x_BTD, the new cache)."""
+    start = (0, cache.filled)
+    segments = jax.lax.dynamic_update_slice(cache.segments_BS, place.segments_BT, start)
+    place = place._replace(filled=cache.filled, valid_BS=segments != 0)
+    apart, keys, values = unstack(params), [], []
+    layers = [layer for stack in config.stacks for layer in apart[stack.key]]
+    each = zip(layers, cache.k_BKHS, cache.v_BKSH, strict=True)
+    for number, (layer, k, v) in enumerate(each):
+        here = place._replace(local=config.is_local(number))
+        x_BTD, (k, v) = Layer(config).apply({"params": layer}, x_BTD, here, (k, v))
+        keys, values = [*keys, k], [*values, v]
+    length = place.segments_BT.shape[1]
+    return x_BTD, Cache(tuple(keys), tuple(values), segments, cache.filled + length)
 
 
 def _head_VD(config: ModelConfig, params: Params) -> jax.Array:
@@ -249,12 +243,14 @@ def make_model(config: ModelConfig) -> Model:
     """The decoder of these sizes; the same config gives the same (hashable) Model.
 
     Raises:
-      ValueError: heads that kv_heads don't divide, or an unknown remat policy.
+      ValueError: heads that kv_heads don't divide, or an unknown word for a switch.
     """
     if config.heads % config.kv_heads:
         raise ValueError(f"heads={config.heads} is not a multiple of kv_heads={config.kv_heads}")
-    if config.remat not in REMAT:
-        raise ValueError(f"remat={config.remat!r}: expected one of {sorted(REMAT)} (model.remat)")
+    for name, words in {**CHOICES, "remat": tuple(REMAT)}.items():
+        if getattr(config, name) not in words:
+            got = getattr(config, name)
+            raise ValueError(f"{name}={got!r}: expected one of {sorted(words)} (model.{name})")
     bind = functools.partial
     return Model(
         config=config,

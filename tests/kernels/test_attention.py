@@ -86,7 +86,8 @@ def test_uneven_blocks_above_the_most_that_are_unrolled(qkv, monkeypatch):
     q, k, v, cotangent, segments = qkv(2, 70, 4, 2, 8)
     monkeypatch.setattr(MODULE, "QUERY_BLOCK", 16)
     monkeypatch.setattr(MODULE, "MAX_BLOCKS", 3)
-    assert MODULE._spans(70, 24) == [(0, 24), (24, 48), (48, 70)]
+    spans = MODULE._spans(70, MODULE._Form(24, 1.0, 0))
+    assert spans == [(0, 0, 24), (0, 24, 48), (0, 48, 70)]
     blocks = lambda *x: attention_xla(*x)  # noqa: E731  (traced anew, with these sizes)
     got = both_ways(blocks, q, k, v, cotangent, segments)
     want = both_ways(attention_ref, q, k, v, cotangent, segments)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from posttrain_jax.models import ModelConfig, make_model, parameter_count
-from posttrain_jax.models.transformer import rope
+from posttrain_jax.models.rope import inverse_frequencies, rope
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 LENGTHS = (7, 5, 3)
@@ -110,7 +110,8 @@ def test_rope_depends_on_the_distance_only():
     q, k = rng.standard_normal((2, 1, 1, 1, 8)).astype(np.float32)
 
     def score(at_q, at_k):
-        turn = lambda x, p: rope(jnp.asarray(x), jnp.array([[p]]), 10000.0)  # noqa: E731
+        inverse = inverse_frequencies(8, 10000.0)
+        turn = lambda x, p: rope(jnp.asarray(x), jnp.array([[p]]), inverse)  # noqa: E731
         return float(jnp.sum(turn(q, at_q) * turn(k, at_k)))
 
     assert score(9, 4) == pytest.approx(score(25, 20), abs=1e-5)

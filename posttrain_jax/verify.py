@@ -102,10 +102,11 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"--workers={args.workers}: expected at least 1")
     begun, tally = time.monotonic(), Tally()
     with _output(args.input, args.output) as file:
-        resumed = _check(args.input, file, args.output, tally)
+        rows, resumed = _check(args.input, file, args.output, tally)
         if resumed:
             print(f"{args.output}: continuing after row {resumed}", file=sys.stderr)
-        _judge(args.input, file, args.workers, resumed, tally)
+        if rows > resumed:
+            _judge(args.input, file, args.workers, resumed, tally)
     seconds = time.monotonic() - begun
     summary = _summary(tally, resumed, seconds)
     _complain(tally)
@@ -143,8 +144,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     return ((row, line) for row, line in enumerate(file, start=1) if not line.isspace())
 
 
-def _check(source: Path, file: BinaryIO, path: Path, tally: Tally) -> int:
-    """Read the whole input, and the verdicts that are there; how many there are.
+def _check(source: Path, file: BinaryIO, path: Path, tally: Tally) -> tuple[int, int]:
+    """Read the whole input, and the verdicts that are there; how many there are of each.
 
     A last line that wasn't written to its end is cut off.
 
@@ -152,9 +153,10 @@ def _check(source: Path, file: BinaryIO, path: Path, tally: Tally) -> int:
       FileError: with the numbers and faults of the first bad rows, or of a foreign verdict.
     """
     file.seek(0)
-    problems, done, end = [], 0, 0
+    problems, count, done, end = [], 0, 0, 0
     with open(source, "rb") as rows:
         for row, line in _lines(rows):
+            count += 1
             try:
                 case = parse(row, line)
             except ValueError as error:
@@ -172,7 +174,7 @@ def _check(source: Path, file: BinaryIO, path: Path, tally: Tally) -> int:
     if file.readline().endswith(b"\n"):
         raise FileError(f"{path} has more rows than {source}; choose another --output")
     file.truncate(end)
-    return done
+    return count, done
 
 
 def parse(row: int, line: bytes) -> Case:

@@ -255,6 +255,19 @@ def test_a_run_continues_after_the_last_whole_row(files, instant, kept, tail, ca
     assert (f"continuing after row {kept}" in err) == bool(kept)
 
 
+def test_workers_start_only_where_a_row_is_left(files, instant, monkeypatch, capsys):
+    write(files[0], [{**GOOD, "id": i} for i in range(3)])
+    run(*files)
+    monkeypatch.setattr("posttrain_jax.verifiers.pool.Pool", None)  # calling it would raise
+    capsys.readouterr()
+    assert run(*files, "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["rows"], summary["resumed"], summary["items_per_second"]) == (3, 3, 0)
+    write(files[0], [{**GOOD, "id": i} for i in range(4)])
+    with pytest.raises(TypeError):
+        run(*files)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

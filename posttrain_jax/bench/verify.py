@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -190,9 +191,14 @@ def kills(args: argparse.Namespace) -> list[Row]:
 
 def kill_jails(worker: int) -> None:
     """SIGKILL for all children of a worker."""
-    for entry in Path(f"/proc/{worker}/task").glob("*/children"):
-        for child in entry.read_text().split():
-            os.kill(int(child), 9)
+    for child in children(worker):
+        os.kill(child, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of a process, by /proc."""
+    found = [entry.read_text().split() for entry in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for pids in found for child in pids]
 
 
 def humaneval(args: argparse.Namespace) -> list[Row]:

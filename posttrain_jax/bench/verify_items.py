@@ -51,7 +51,15 @@ def call(number: int, rng: random.Random) -> Item:
 
 def stdio(number: int, rng: random.Random) -> Item:
     """A program with five inputs; every fourth one is wrong in one case."""
-    right = number % 4 != 3
+    return _stdio(number, rng, right=number % 4 != 3)
+
+
+def stdio_right(number: int, rng: random.Random) -> Item:
+    """A program with five inputs; all are right."""
+    return _stdio(number, rng, right=True)
+
+
+def _stdio(number: int, rng: random.Random, *, right: bool) -> Item:
     program = _program(number) + "x, y = map(int, input().split())\nprint(total(x, y))\n"
     inputs = [(rng.randrange(50), rng.randrange(50)) for _ in range(5)]
     cases = [{"input": f"{x} {y}\n", "output": f"{_total(x, y, number)}\n"} for x, y in inputs]
@@ -140,6 +148,7 @@ def hostile(number: int, rng: random.Random) -> Item:
 KINDS: dict[str, Callable[[int, random.Random], Item]] = {
     "code, five calls": call,
     "code, five inputs": stdio,
+    "code, five inputs, all right": stdio_right,
     "math, fast": math_fast,
     "math, symbolic": math_symbolic,
     "math, by sympy": math_jailed,

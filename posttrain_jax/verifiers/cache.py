@@ -30,9 +30,12 @@ class Cache:
         self._lock = threading.Lock()
 
     def _digest(self, batch: Batch, key: Key) -> bytes:
-        sample, term = key
-        asked = [self._terms[term], batch.responses[sample], dict(batch.examples[sample])]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True, default=repr).encode()).digest()
+        if key not in batch.digests:
+            sample, term = key
+            asked = [self._terms[term], batch.responses[sample], dict(batch.examples[sample])]
+            text = json.dumps(asked, sort_keys=True, default=repr)
+            batch.digests[key] = hashlib.sha256(text.encode()).digest()
+        return batch.digests[key]
 
     def get(self, batch: Batch, key: Key) -> Verdict | None:
         """The verdict on a sample and a term, if it is known."""

@@ -51,8 +51,6 @@ def score(
       KeyError, TypeError, ValueError: as `reference.raw_references`.
     """
     golds = {normalise(text) for text in raw_references(example)}
-    rest = tags.after_chain(response, think_tag)
-    tagged = tags.inside(rest, answer_tag)
-    got = normalise(rest if tagged is None else tagged)
+    got = normalise(tags.answer(response, answer_tag, think_tag))
     right = bool(got) and got in golds
     return Verdict(float(right), "pass" if right else "fail", got[:200])

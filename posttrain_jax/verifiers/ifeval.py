@@ -14,40 +14,23 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from posttrain_jax import registry
 from posttrain_jax.api import Verdict
-from posttrain_jax.verifiers.constraints import (
-    change_case,
-    combination,
-    detectable_content,
-    detectable_format,
-    keywords,
-    language,
-    length_constraints,
-    punctuation,
-    startend,
-    tulu,
-)
+from posttrain_jax.verifiers.constraints import tulu
 from posttrain_jax.verifiers.constraints.table import Constraint, bind, constraints_of
 
 PRELOAD = ("posttrain_jax.verifiers.constraints.language_detector",)
 """What a worker imports before its first item, so that no item's deadline pays for it."""
 
 _GROUPS = (
-    change_case,
-    combination,
-    detectable_content,
-    detectable_format,
-    keywords,
-    language,
-    length_constraints,
-    punctuation,
-    startend,
-)
+    "change_case", "combination", "detectable_content", "detectable_format", "keywords",
+    "language", "length_constraints", "punctuation", "startend",
+)  # fmt: skip
 IFEVAL = {
     name: constraint
     for group in _GROUPS
     for name, constraint in constraints_of(
-        group, prefix=f"{group.__name__.rpartition('.')[2]}:"
+        registry.load("verifiers/constraints", group), prefix=f"{group}:"
     ).items()
 }
 """IFEval's constraints by instruction id, such as `length_constraints:number_words`."""

@@ -66,9 +66,7 @@ def find_json(response: str, *, answer_tag: str = "answer", think_tag: str = "th
 
     The answer is the last tagged one after the chain of thought, else all the text after it.
     """
-    rest = tags.after_chain(response, think_tag)
-    answer = tags.inside(rest, answer_tag)
-    text = rest if answer is None else answer
+    text = tags.answer(response, answer_tag, think_tag)
     if text.lstrip()[:1] in ("{", "[", '"'):
         return text.strip()
     blocks = text.split("```")

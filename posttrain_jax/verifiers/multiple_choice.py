@@ -20,7 +20,7 @@ from typing import Any
 from posttrain_jax.api import Verdict
 from posttrain_jax.verifiers import tags
 from posttrain_jax.verifiers.exact_answer import normalise
-from posttrain_jax.verifiers.formulas.reference import FIELDS
+from posttrain_jax.verifiers.formulas.reference import stated
 
 _MOST_OPTIONS = 26
 _WITHOUT_OPTIONS = 8
@@ -88,9 +88,7 @@ def score(
     """
     choices = _choices(example)
     gold = _reference(example, choices)
-    rest = tags.after_chain(response, think_tag)
-    tagged = tags.inside(rest, answer_tag)
-    said = _settled(rest if tagged is None else tagged, choices)
+    said = _settled(tags.answer(response, answer_tag, think_tag), choices)
     if not said:
         return Verdict(0.0, "fail", "no option is stated")
     if len(said) > 1:
@@ -129,12 +127,7 @@ def _plain(text: str, letter: str = "") -> str:
 
 
 def _reference(example: Mapping[str, Any], choices: Mapping[str, str]) -> str:
-    field = next((name for name in FIELDS if name in example), None)
-    if field is None:
-        raise KeyError(
-            f"example: no field 'gold' (or 'answer'), got {', '.join(example) or 'none'}"
-        )
-    gold = example[field]
+    _, gold = stated(example)
     if isinstance(gold, bool) or not isinstance(gold, int | str):
         raise TypeError(
             f"the reference is {gold!r}: expected a letter, an index or the text of an option"

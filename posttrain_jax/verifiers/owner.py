@@ -26,6 +26,7 @@ class Batch:
 
     Attributes:
       verdicts, seconds: one row a sample, one column a term.
+      digests: what `cache` knows its questions by.
       error: what made the batch fail, if it did.
       future: set by `finish(batch)`, which is called once, when the batch is done or failed.
     """
@@ -41,6 +42,7 @@ class Batch:
         self.verdicts: list[list[Verdict | None]] = [[None] * terms for _ in responses]
         self.seconds = [[0.0] * terms for _ in responses]
         self.deaths = Counter[Key]()
+        self.digests: dict[Key, bytes] = {}
         self.error: Exception | None = None
         self.future: Future[Any] = Future()
         self._finish = finish

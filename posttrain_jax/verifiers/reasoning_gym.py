@@ -99,9 +99,7 @@ def score(
     """
     name, entry = example["dataset"], _entry(example)
     judge = _scorer(name, json.dumps(example.get("config") or {}, sort_keys=True))
-    rest = tags.after_chain(response, think_tag)
-    tagged = tags.inside(rest, answer_tag)
-    answer = rest.strip() if tagged is None else tagged
+    answer = tags.answer(response, answer_tag, think_tag).strip()
     if not answer:
         return Verdict(0.0, "fail", "no answer found")
     if len(answer) > _LONGEST:

@@ -36,3 +36,10 @@ def inside(text: str, tag: str) -> str | None:
     if not opened or f"</{tag}>" in inner:
         return None
     return inner.strip()
+
+
+def answer(response: str, answer_tag: str = "answer", think_tag: str = "think") -> str:
+    """What the last answer tags after the chain of thought hold, else all the text after it."""
+    rest = after_chain(response, think_tag)
+    tagged = inside(rest, answer_tag)
+    return rest if tagged is None else tagged

@@ -40,9 +40,7 @@ def cut(response: str, span: str) -> str:
         return response
     if span == "thought":
         return tags.chain(response)
-    rest = tags.after_chain(response)
-    inner = tags.inside(rest, "answer")
-    return rest if inner is None else inner
+    return tags.answer(response)
 
 
 @lru_cache(maxsize=256)

@@ -41,8 +41,6 @@ def score(
       KeyError, TypeError, ValueError: as `reference.raw_references`.
     """
     golds = [exact_answer.normalise(text) for text in raw_references(example)]
-    rest = tags.after_chain(response, think_tag)
-    tagged = tags.inside(rest, answer_tag)
-    got = exact_answer.normalise(rest if tagged is None else tagged)
+    got = exact_answer.normalise(tags.answer(response, answer_tag, think_tag))
     best = max(token_f1(got, gold) for gold in golds) if got else 0.0
     return Verdict(best, "pass" if best > 0 else "fail", got[:200])

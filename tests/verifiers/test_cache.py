@@ -2,6 +2,7 @@
 
 import pytest
 
+from posttrain_jax.verifiers import cache
 from posttrain_jax.verifiers.pool import Pool
 
 TELL = """
@@ -41,6 +42,18 @@ def test_a_cached_verifier_is_asked_once(counting):
     ]  # fmt: skip
     assert again.seconds_BW[0, 0] == 0
     assert (counts["cached"], counts["verdicts"], counts["samples"]) == (1, 5, 6)
+
+
+def test_a_question_is_hashed_once(counting, monkeypatch):
+    verifier, example, _ = counting(True)
+    hashed = []
+    plain = cache.hashlib.sha256
+    monkeypatch.setattr(cache.hashlib, "sha256", lambda data: hashed.append(data) or plain(data))
+    with Pool({"a": {"verifier": verifier}}, workers=1) as pool:
+        pool.verdicts(["x", "yy"], [example] * 2)
+        assert len(hashed) == 2
+        pool.verdicts(["x", "z"], [example] * 2)
+    assert len(hashed) == 4
 
 
 def test_what_depended_on_the_host_is_not_kept(counting):

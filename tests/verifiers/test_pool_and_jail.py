@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from posttrain_jax.bench.verify import children
 from posttrain_jax.verifiers.pool import Pool
 
 JUDGE = {"judge": {"verifier": str(Path(__file__).with_name("judge.py"))}}
@@ -18,11 +19,6 @@ CODE = {"code": {"verifier": "code"}}
 def doubled(program, **limits):
     tests = {"type": "call", "fn": "f", "cases": [{"args": [2], "expected": 4}]}
     return program, {"tests": tests, "limits": {"cpu_s": 2.0, **limits}}
-
-
-def children(pid):
-    found = [p.read_text().split() for p in Path(f"/proc/{pid}/task").glob("*/children")]
-    return [int(child) for pids in found for child in pids]
 
 
 def test_parts_come_back_in_the_order_of_the_batch():

@@ -8,11 +8,16 @@ and the second parser; `warm` makes them import what they import late.
 from functools import partial
 from typing import Any
 
+import mpmath
+import sympy.core.random
+from sympy.core.cache import clear_cache
+
 from posttrain_jax.verifiers.formulas import second_parser, symbolic
 from posttrain_jax.verifiers.formulas.decision import Rules, beyond_grammar, same_answer
 from posttrain_jax.verifiers.formulas.equality import Scalars
 from posttrain_jax.verifiers.formulas.expression import Unreadable
 
+_BITS = 53
 _BROKEN = (ArithmeticError, AttributeError, LookupError, MemoryError, NotImplementedError)
 _BROKEN += (RecursionError, TypeError, ValueError)
 
@@ -20,16 +25,26 @@ _BROKEN += (RecursionError, TypeError, ValueError)
 def compare(pairs: list[tuple[str, str]], rules: dict[str, Any]) -> list[Any]:
     """Whether one of the pairs of reference and answer is equal, and a note on the last one if not.
 
+    The same whatever was compared before in the same process.
+
     Args:
       pairs: texts, extracted but otherwise as they were written.
       rules: the fields of `decision.Rules`.
     """
+    _forget()
     note = ""
     for gold, got in pairs:
         same, note = _same(gold, got, Rules(**rules))
         if same:
             return [True, ""]
     return [False, note]
+
+
+def _forget() -> None:
+    """Have nothing left of earlier calls in this process that could change, or speed, this one."""
+    clear_cache()
+    sympy.core.random.seed(0)
+    mpmath.mp.prec = _BITS
 
 
 def _same(gold: str, got: str, rules: Rules) -> tuple[bool, str]:

@@ -5,9 +5,21 @@ from typing import Any
 
 from posttrain_jax.verifiers.formulas.answer_text import find_answer, is_prose
 
-FIELDS = ("gold", "answer")
+_FIELDS = ("gold", "answer")
 _STATED = ("boxed", "phrase", "tag")
 _SOLUTION = 200
+
+
+def stated(example: Mapping[str, Any]) -> tuple[str, Any]:
+    """The field that holds the reference, `gold` or else `answer`, and what stands there.
+
+    Raises:
+      KeyError: the example has neither.
+    """
+    for field in _FIELDS:
+        if field in example:
+            return field, example[field]
+    raise KeyError(f"example: no field 'gold' (or 'answer'), got {', '.join(example) or 'none'}")
 
 
 def raw_references(example: Mapping[str, Any]) -> list[str]:
@@ -18,12 +30,7 @@ def raw_references(example: Mapping[str, Any]) -> list[str]:
       TypeError: it isn't a text, a number or a list of those.
       ValueError: a text or the list is empty.
     """
-    field = next((name for name in FIELDS if name in example), None)
-    if field is None:
-        raise KeyError(
-            f"example: no field 'gold' (or 'answer'), got {', '.join(example) or 'none'}"
-        )
-    value = example[field]
+    field, value = stated(example)
     values = list(value) if isinstance(value, list | tuple) else [value]
     if not values:
         raise ValueError(f"example[{field!r}] is an empty list, expected at least one answer")

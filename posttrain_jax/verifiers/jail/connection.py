@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posttrain_jax.verifiers.jail.limits import Limits
 from posttrain_jax.verifiers.jail.order import Order
@@ -19,6 +19,9 @@ from posttrain_jax.verifiers.jail.scratch import remove
 from posttrain_jax.verifiers.jail.tier import Tier
 from posttrain_jax.verifiers.jail.watch import Watch
 from posttrain_jax.verifiers.jail.wire import Channel
+
+if TYPE_CHECKING:
+    from posttrain_jax.verifiers.jail.functions import Kept
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 15.0
@@ -75,6 +78,9 @@ def _path() -> list[str]:
 class Connection:
     """A zygote as its client sees it.
 
+    Attributes:
+      kept: the guest that stays for further calls of our own functions, see `functions`.
+
     Raises:
       RuntimeError: it could not start; the message says why. `Unsandboxed` at tier T0.
     """
@@ -88,6 +94,7 @@ class Connection:
         self._idents = 0
         self._folder: str | None = None
         self._watches: dict[int, Watch] = {}
+        self.kept: Kept | None = None
         answer: dict[str, Any]
         setup = {
             "path": _path(),
@@ -263,3 +270,6 @@ class Connection:
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()
+        if self.kept is not None:
+            self.kept.dialogue.close()
+            self.kept = None

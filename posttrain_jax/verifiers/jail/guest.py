@@ -16,21 +16,27 @@ _JOB = 4
 _TARGETS = {
     "call": (program.REPORT, _JOB),
     "eval": (program.REPORT, _JOB),
-    "function": (program.REPORT, _JOB),
     "stdio": (program.REPORT, _JOB, 0, 1),
     "program": (program.REPORT, _JOB + 2, proxy.READ, proxy.WRITE),
     "test": (program.REPORT, _JOB + 2, proxy.READ, proxy.WRITE),
     "inproc": (program.REPORT, _JOB + 2, proxy.READ),
-    "session": (program.REPORT, interpreter.COMMANDS),
+    "function": (program.REPORT, program.REQUESTS),
+    "session": (program.REPORT, program.REQUESTS),
+    "together": (program.REPORT, program.REQUESTS, 0, 1),
 }
 _RUN = {
     "call": program.calls,
     "eval": program.expressions,
-    "function": program.function,
     "program": proxy.serve,
     "test": proxy.test,
     "inproc": proxy.inproc,
 }
+_ASKED = {
+    "function": lambda order: program.functions(),
+    "session": lambda order: interpreter.serve(int(order.out_kb * 1024)),
+    "together": lambda order: stdio.serve(),
+}
+"""Guests that get requests instead of a job."""
 _READY = frame(["ready"])
 _exit = os._exit
 # `random.seed(0)` without its Python part: every page touched here is a page copied
@@ -63,17 +69,18 @@ def main(order: Order, fds: list[int], sandbox: Sandbox, scratch: int) -> None:
     """
     targets = _TARGETS[order.kind]
     _arrange(fds, targets, sandbox.null)
-    job_fd = targets[1]
-    job: dict[str, Any] = {} if order.kind == "session" else json.loads(read_all(job_fd))
+    job: dict[str, Any] = {}
+    if order.kind not in _ASKED:
+        job = json.loads(read_all(targets[1]))
     sandbox.enter(order, scratch, job.get("files") or {})
-    if order.kind != "session":
-        os.close(job_fd)
+    if order.kind not in _ASKED:
+        os.close(targets[1])
     _seed(_generator, 0)
     write_all(program.REPORT, _READY)
     if order.kind == "stdio":
         _exit(stdio.run(job))
-    if order.kind == "session":
-        interpreter.serve(int(order.out_kb * 1024))
+    if order.kind in _ASKED:
+        _ASKED[order.kind](order)
     else:
         _RUN[order.kind](job)
     _exit(0)

@@ -7,10 +7,8 @@ import sys
 import types
 from typing import Any
 
-from posttrain_jax.verifiers.jail.program import REPORT, describe
+from posttrain_jax.verifiers.jail.program import REPORT, REQUESTS, describe
 from posttrain_jax.verifiers.jail.wire import frame, read_frame, write_all
-
-COMMANDS = 4
 
 
 class Printed(io.TextIOBase):
@@ -42,19 +40,19 @@ class Printed(io.TextIOBase):
 
 
 def serve(characters: int) -> None:
-    """Run one piece of code a command, until there are no more.
+    """Run one piece of code a request, until there are no more.
 
     The answer is what it printed, then the repr of its last expression unless that is None.
     """
     module = types.ModuleType("__main__")
     module.__dict__.update(__builtins__=builtins)
     sys.modules["__main__"] = module
-    while (command := read_frame(COMMANDS)) is not None:
+    while (request := read_frame(REQUESTS)) is not None:
         printed = Printed(characters)
         sys.stdout = sys.stderr = printed
         error = None
         try:
-            _run(command[0], module.__dict__, printed)
+            _run(request[0], module.__dict__, printed)
         except BaseException as raised:
             error = describe(raised)
         write_all(REPORT, frame(["s", printed.text(), printed.cut, error]))

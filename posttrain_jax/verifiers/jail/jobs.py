@@ -5,11 +5,12 @@
 | call | program, calls: [{"fn", "args", "kwargs"?}] | a call: what it returned |
 | eval | program, expressions: [str] | an expression: its value |
 | stdio | program, inputs: [str] | an input: the standard output |
+| stdio_together | program, inputs: [str] | the same, all in one process (`together`) |
 | check | program, test, entry_point | True, or why the test failed |
 | check_inproc | program, test, entry_point | the same, test and program in one process |
 | function | target: "package.module:function", args | what our own function returned |
 
-All but "function" take files: {name: text}, which lie in the working folder.
+All but "stdio_together" and "function" take files: {name: text}, which lie in the working folder.
 """
 
 import os
@@ -17,11 +18,12 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from posttrain_jax.verifiers.jail import functions, together
 from posttrain_jax.verifiers.jail.connection import Connection, memory_file
 from posttrain_jax.verifiers.jail.limits import Limits
 from posttrain_jax.verifiers.jail.outcome import Outcome, Result
 from posttrain_jax.verifiers.jail.values import Opaque, encode
-from posttrain_jax.verifiers.jail.watch import Watch, exit_name, outcome
+from posttrain_jax.verifiers.jail.watch import Watch, ended_well, exit_name, outcome
 from posttrain_jax.verifiers.jail.wire import dumps
 
 Run = Callable[[Connection], Outcome]
@@ -29,6 +31,7 @@ _FIELDS = {
     "call": ("program", "calls"),
     "eval": ("program", "expressions"),
     "stdio": ("program", "inputs"),
+    "stdio_together": ("program", "inputs"),
     "check": ("program", "test", "entry_point"),
     "check_inproc": ("program", "test", "entry_point"),
     "function": ("target", "args"),
@@ -75,14 +78,14 @@ def _tagged(value: Any, what: str) -> Any:
         raise TypeError(f"job: {what}: {error}") from error
 
 
-def _one(kind: str, body: dict[str, Any], expected: int, limits: Limits, target: str = "") -> Run:
+def _one(kind: str, body: dict[str, Any], expected: int, limits: Limits) -> Run:
     """A job of one process that reports so many results."""
     data = dumps(body)
 
     def run(connection: Connection) -> Outcome:
         file = memory_file(data)
         try:
-            watch = connection.start(kind, limits, (file,), target=target)
+            watch = connection.start(kind, limits, (file,))
         finally:
             os.close(file)
         connection.finish([watch], limits.wall)
@@ -109,14 +112,13 @@ def _function(job: dict[str, Any], files: dict[str, str], limits: Limits) -> Run
     module, colon, name = job["target"].partition(":")
     if not (module and colon and name):
         raise ValueError(f"job: target {job['target']!r}, expected 'package.module:function'")
-    body = {"target": job["target"], "args": _tagged(job["args"], "args"), "files": files}
-    return _one("function", body, 1, limits, module)
+    args = _tagged(job["args"], "args")
+    return lambda connection: functions.call(connection, job["target"], args, limits)
 
 
 def _stdio(job: dict[str, Any], files: dict[str, str], limits: Limits) -> Run:
     """A process an input, one after the other, within the limits of all together."""
-    data = dumps({"program": job["program"], "files": files})
-    inputs = [text.encode("utf-8", "surrogatepass") for text in job["inputs"]]
+    data, inputs = dumps({"program": job["program"], "files": files}), _encoded(job)
 
     def run(connection: Connection) -> Outcome:
         file = memory_file(data)
@@ -138,11 +140,20 @@ def _stdio(job: dict[str, Any], files: dict[str, str], limits: Limits) -> Run:
                 )
         finally:
             os.close(file)
-        memory = any((result.error or "").startswith("MemoryError") for result in results)
-        detail = "used more memory than allowed" if memory else ""
-        return Outcome("memory" if memory else "ok", results, detail, used)
+        return ended_well(results, used)
 
     return run
+
+
+def _together(job: dict[str, Any], files: dict[str, str], limits: Limits) -> Run:
+    if files:
+        raise ValueError("job: mode 'stdio_together' takes no files: a program could change them")
+    inputs = _encoded(job)
+    return lambda connection: together.run(connection, job["program"], inputs, limits)
+
+
+def _encoded(job: dict[str, Any]) -> list[bytes]:
+    return [text.encode("utf-8", "surrogatepass") for text in job["inputs"]]
 
 
 def _start_stdio(connection: Connection, limits: Limits, file: int, text: bytes) -> Watch:
@@ -222,6 +233,7 @@ _MAKE: dict[str, Callable[[dict[str, Any], dict[str, str], Limits], Run]] = {
     "call": _call,
     "eval": _eval,
     "stdio": _stdio,
+    "stdio_together": _together,
     "check": _check,
     "check_inproc": _inproc,
     "function": _function,

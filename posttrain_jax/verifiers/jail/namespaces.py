@@ -89,7 +89,8 @@ def own_root(libc: ctypes.CDLL, machine: str, paths: list[str]) -> None:
     os.chdir("/")
     for path, source in places:
         _bind(libc, source, path)
-    os.mkdir("/tmp", 0o711)
+    os.makedirs("/tmp", exist_ok=True)  # there already where a path lies in it
+    os.chmod("/tmp", 0o711)
     os.makedirs("/proc", exist_ok=True)
     # Refused where the host's /proc is partly hidden, as in a container: done without, then.
     with contextlib.suppress(OSError):

@@ -5,15 +5,18 @@ what that code could as well have returned.
 """
 
 import builtins
+import random
+import resource
 import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 from posttrain_jax.verifiers.jail.values import Opaque, decode, encode
-from posttrain_jax.verifiers.jail.wire import frame, write_all
+from posttrain_jax.verifiers.jail.wire import frame, read_frame, write_all
 
-REPORT = 3
+REPORT, REQUESTS = 3, 4
+_GROWN_KB = 32 << 10
 _ERROR_CHARS = 500
 
 
@@ -37,7 +40,12 @@ def report(index: int, make: Callable[[], Any]) -> None:
     write_all(REPORT, frame(row))
 
 
-def load(source: str, name: str) -> dict[str, Any]:
+def compiled(source: str) -> types.CodeType:
+    """A program's code."""
+    return compile(source, "program.py", "exec")
+
+
+def load(source: str | types.CodeType, name: str) -> dict[str, Any]:
     """Run a program as a module of that name; its namespace.
 
     The module is entered in `sys.modules`, where dataclasses and pickle look for it.
@@ -45,7 +53,7 @@ def load(source: str, name: str) -> dict[str, Any]:
     module = types.ModuleType(name)
     module.__dict__.update(__file__="program.py", __builtins__=builtins)
     sys.modules[name] = module
-    exec(compile(source, "program.py", "exec"), module.__dict__)
+    exec(compiled(source) if isinstance(source, str) else source, module.__dict__)
     return module.__dict__
 
 
@@ -104,7 +112,20 @@ def expressions(job: dict[str, Any]) -> None:
     _each(job, len(job["expressions"]), answer)
 
 
-def function(job: dict[str, Any]) -> None:
-    """Mode "function": code of ours, loaded before the fork, on text that may be hostile."""
-    module, _, name = job["target"].partition(":")
-    report(0, lambda: getattr(sys.modules[module], name)(*decode(job["args"])))
+def functions() -> None:
+    """Mode "function": code of ours, loaded before the fork, on texts that may be hostile.
+
+    One call a request, until there are no more, or one took so much memory that the next would
+    find less than it is due.
+    """
+    most = _peak_kb() + _GROWN_KB
+    while _peak_kb() <= most and (request := read_frame(REQUESTS)) is not None:
+        target, args = request
+        module, _, name = target.partition(":")
+        random.seed(0)
+        report(0, lambda m=module, n=name, a=args: getattr(sys.modules[m], n)(*decode(a)))
+
+
+def _peak_kb() -> int:
+    """The most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,13 +1,11 @@
 """A session of the `python` tool, as its client sees it."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from posttrain_jax.verifiers.jail.connection import Connection, Gone
+from posttrain_jax.verifiers.jail.dialogue import Dialogue
 from posttrain_jax.verifiers.jail.limits import Limits
 from posttrain_jax.verifiers.jail.outcome import ERROR_CHARS, Outcome, Result
-from posttrain_jax.verifiers.jail.watch import Watch, exit_name
-from posttrain_jax.verifiers.jail.wire import frame, write_all
 
 if TYPE_CHECKING:
     from posttrain_jax.verifiers.jail.client import Jail
@@ -21,12 +19,10 @@ class Session:
     """
 
     def __init__(self, jail: "Jail", per_call: Limits, total: Limits):
-        self._jail, self._per_call, self._total = jail, per_call, total
-        self._connection: Connection | None = None
-        self._watch: Watch | None = None
-        self._commands = -1
+        self._jail, self._per_call = jail, per_call
+        self._total = total._replace(out_kb=per_call.out_kb)
+        self._dialogue: Dialogue | None = None
         self._over: str | None = None
-        self._seen = 0
 
     def run(self, code: str) -> Outcome:
         """Run a piece of code.
@@ -38,7 +34,7 @@ class Session:
             return Outcome("died", [], f"the session is over: {self._over}")
         with self._jail.lock:
             try:
-                if self._watch is None:
+                if self._dialogue is None:
                     begun = self._jail.retried(self._start)
                     if begun.status != "ok":  # a later call may find the jail well again
                         return begun
@@ -51,54 +47,24 @@ class Session:
         return outcome
 
     def _start(self, connection: Connection) -> Outcome:
-        read, self._commands = os.pipe()
-        limits = self._total._replace(out_kb=self._per_call.out_kb)
-        try:
-            self._watch = connection.start("session", limits, (read,))
-        finally:
-            os.close(read)
-        self._connection = connection
+        self._dialogue = Dialogue(connection, "session", self._total)
         return Outcome("ok", [])
 
     def _ask(self, code: str) -> Outcome:
-        assert self._connection is not None and self._watch is not None
-        connection, watch = self._connection, self._watch
-        limits = {
-            "cpu_total": self._total.cpu_s,
-            "cpu_s": self._per_call.cpu_s,
-            "wall_s": self._per_call.wall,
-        }
-        connection.tell(watch, limits)
-        write_all(self._commands, frame([code]))
-        watch.allow(int(self._per_call.out_kb * 1024 * 6))
-        before = len(watch.rows)
-        connection.wait([watch], self._per_call.wall, lambda: len(watch.rows) > before)
-        if len(watch.rows) > before and not watch.broken:
-            connection.tell(watch, {"rest": True})
-        elif watch.end is not None or watch.broken:
-            status, detail = watch.failure() or ("died", exit_name(watch.code))
-            return Outcome(status, [], detail, watch.cpu_s)
-        return _answer(watch.rows.pop())
+        assert self._dialogue is not None
+        answer = self._dialogue.ask([code], self._per_call)
+        return answer if isinstance(answer, Outcome) else _read(answer)
 
     def close(self) -> None:
         """End the interpreter. May be called again."""
         self._over = self._over or "it was closed"
-        watch, connection = self._watch, self._connection
-        if watch is None or connection is None:
-            return
-        self._watch = None
-        os.close(self._commands)
-        with self._jail.lock:
-            try:
-                if watch.end is None:
-                    connection.tell(watch, {"kill": True})
-                    connection.wait([watch], self._per_call.wall)
-            except Gone:
-                pass
-            watch.close()
+        if self._dialogue is not None:
+            with self._jail.lock:
+                self._dialogue.close()
+            self._dialogue = None
 
 
-def _answer(row: Any) -> Outcome:
+def _read(row: list[Any]) -> Outcome:
     try:
         kind, text, cut, error = row
         if kind != "s" or type(text) is not str or not isinstance(error, str | None):

@@ -89,16 +89,12 @@ class Watch:
     def results(self) -> list[Result]:
         """The results that came, in order, up to the first malformed one."""
         results = []
-        for row in self.rows:
+        for index, row in enumerate(self.rows):
             try:
-                kind, index, tagged, error = row
-                if kind != "r" or index != len(results) or not isinstance(error, str | None):
-                    raise Malformed("not the next result")
-                value = decode(tagged)
-            except (ValueError, TypeError) as malformed:
+                results.append(result(row, index))
+            except Malformed as malformed:
                 self.broken = self.broken or f"a malformed result: {malformed}"
                 break
-            results.append(Result(value, error if error is None else error[:ERROR_CHARS]))
         return results
 
     def failure(self) -> tuple[str, str] | None:
@@ -138,6 +134,21 @@ class Watch:
         self.fds = []
 
 
+def result(row: list[Any], index: int) -> Result:
+    """The result in a guest's row, which should be its `index`-th.
+
+    Raises:
+      Malformed: it isn't.
+    """
+    try:
+        kind, number, tagged, error = row
+        if kind != "r" or number != index or not isinstance(error, str | None):
+            raise Malformed("not the next result")
+        return Result(decode(tagged), error if error is None else error[:ERROR_CHARS])
+    except (ValueError, TypeError) as malformed:
+        raise Malformed(str(malformed)) from malformed
+
+
 def exit_name(code: int) -> str:
     """An exit code in words."""
     if code >= 0:
@@ -155,6 +166,11 @@ def outcome(watch: Watch, expected: int) -> Outcome:
         return Outcome(failure[0], results, failure[1], watch.cpu_s)
     if watch.code or len(results) < expected:
         return Outcome("died", results, exit_name(watch.code), watch.cpu_s)
+    return ended_well(results, watch.cpu_s)
+
+
+def ended_well(results: list[Result], cpu_s: float) -> Outcome:
+    """What came of guests that ended by themselves."""
     if any((result.error or "").startswith("MemoryError") for result in results):
-        return Outcome("memory", results, "used more memory than allowed", watch.cpu_s)
-    return Outcome("ok", results, "", watch.cpu_s)
+        return Outcome("memory", results, "used more memory than allowed", cpu_s)
+    return Outcome("ok", results, "", cpu_s)

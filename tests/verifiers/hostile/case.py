@@ -48,8 +48,10 @@ def call(name, source, expected, *, want: Any = SECRET, args=(2,), limits=None):
 
 
 def stdio(name, source, expected, *, pairs=(("", str(SECRET)),), limits=None):
-    """A program that should print the second of each pair, given the first."""
-    cases = [{"input": given, "output": wanted} for given, wanted in pairs]
+    """A program that should print the second of each pair, given the first; three times over, so
+    that it runs on all in one process before it gets one for each."""
+    cases = [{"input": given, "output": wanted} for given, wanted in pairs] * 3
+    limits = {"out_kb": 3 * LIMITS["out_kb"]} | (limits or {})
     return program(name, source, {"type": "stdio", "cases": cases}, expected, limits)
 
 

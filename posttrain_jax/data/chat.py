@@ -1,160 +1,145 @@
-"""Chat templates: messages to text to tokens, with a loss mask that is checked, not assumed.
+"""A conversation as tokens, with a loss mask that is checked, not assumed.
 
-A message is `{"role": "system" | "user" | "assistant", "content": str}`. Templates are the Jinja
-of Hugging Face's `chat_template`, rendered in an immutable sandbox with the same options
-(`trim_blocks`, `lstrip_blocks`, `loopcontrols`, `raise_exception`). Left out: tools, documents,
-`strftime_now` (a template's output must depend on its messages only).
+The mask is found by rendering prefixes of the conversation: an assistant's turn is what follows the
+generation prompt, up to and including the end-of-sequence token. Text prefix and token prefix are
+both checked, so that training sees the tokens sampling makes. Where a template marks its own
+`{% generation %}` blocks, they decide within those turns: what they leave out is not trained on.
+
+Templates that drop earlier reasoning (Qwen3, DeepSeek-R1) render a turn differently once the next
+one follows. Such a conversation is refused with `turns="all"`; with `turns="last"` the loss is on
+what follows the last user message only, which is what sampling sees, and `split_turns` makes one
+row a turn of a longer conversation.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
+from posttrain_jax.data.chat_template import TEMPLATES, ChatTemplate, Tools, load_template
+from posttrain_jax.data.messages import Messages, check_messages, split_turns
+from posttrain_jax.data.tokenizers.base import Tokenizer
 
-from posttrain_jax.data.tokenizer import Tokenizer
-
-TEMPLATES = Path(__file__).with_name("templates")
-"""The folder of the shipped templates; a file `<name>.jinja` is found by its name."""
-
-Messages = Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True)
-class ChatTemplate:
-    """A Jinja chat template with the special-token texts it may use; picklable.
-
-    Attributes:
-      source: the Jinja text.
-      eos_token, bos_token: given to the template under these names.
-    """
-
-    source: str
-    eos_token: str = ""
-    bos_token: str = ""
-
-    def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
-        """The conversation as text.
-
-        Raises:
-          ValueError: the template refuses the messages, or is not valid Jinja.
-        """
-        try:
-            return _compiled(self.source).render(
-                messages=[dict(message) for message in messages],
-                add_generation_prompt=add_generation_prompt,
-                eos_token=self.eos_token,
-                bos_token=self.bos_token,
-            )
-        except jinja2.TemplateError as error:
-            roles = [message.get("role") for message in messages]
-            raise ValueError(f"the chat template fails on roles {roles}: {error}") from error
-
-    @property
-    def hash(self) -> str:
-        """Hex digest of everything that decides the rendered text."""
-        parts = "\x00".join((self.source, self.eos_token, self.bos_token))
-        return hashlib.sha256(parts.encode()).hexdigest()
+__all__ = [
+    "TEMPLATES",
+    "ChatTemplate",
+    "Messages",
+    "encode_chat",
+    "encode_prompt",
+    "load_template",
+    "split_turns",
+]
 
 
-def load_template(spec: str | Path, tokenizer: Tokenizer) -> ChatTemplate:
-    """A chat template for this tokenizer.
-
-    Args:
-      spec: the name of a shipped template ("tiny", "r1_zero", "chatml"), "tokenizer" (the one that
-        came with the tokenizer), or the path of a .jinja file.
-      tokenizer: gives the eos and bos texts.
-
-    Raises:
-      ValueError: no such template; the message lists the shipped ones.
-    """
-    names = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
-    if str(spec) == "tokenizer":
-        source = tokenizer.chat_template
-        if source is None:
-            raise ValueError(
-                f"the tokenizer has no chat template; set one of {', '.join(names)} or a path"
-            )
-    else:
-        path = TEMPLATES / f"{spec}.jinja" if str(spec) in names else Path(spec).expanduser()
-        if not path.is_file():
-            raise ValueError(
-                f"no chat template {str(spec)!r}; expected 'tokenizer', {', '.join(names)}, or "
-                "the path of a .jinja file"
-            )
-        source = path.read_text("utf-8")
-    return ChatTemplate(source, tokenizer.eos_token, tokenizer.bos_token)
-
-
-def encode_prompt(tokenizer: Tokenizer, template: ChatTemplate, messages: Messages) -> list[int]:
+def encode_prompt(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Messages,
+    *,
+    tools: Tools | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+) -> list[int]:
     """Tokens of the conversation up to the point where the assistant speaks.
 
     Raises:
       ValueError: as `encode_chat`.
     """
-    _check_content(tokenizer, messages)
-    return tokenizer.encode(template.render(messages, add_generation_prompt=True))
+    check_messages(messages, tokenizer.markers)
+    return tokenizer.encode(template.render(messages, True, tools=tools, documents=documents))
 
 
 def encode_chat(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Messages
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Messages,
+    *,
+    tools: Tools | None = None,
+    documents: Sequence[Mapping[str, Any]] | None = None,
+    turns: str = "all",
 ) -> tuple[list[int], list[bool]]:
     """Tokens of a conversation, and which of them the loss is taken on.
 
-    The mask is True on every assistant turn: what follows the generation prompt, up to and
-    including the end-of-sequence token that closes it. It is found by rendering prefixes; text
-    prefix and token prefix are both checked, so that training sees the tokens sampling makes.
+    Args:
+      tokenizer, template: the text format.
+      messages: see `data/messages.py`.
+      tools, documents: given to the template.
+      turns: "all", or "last" for what the assistant says after the last user message.
 
     Raises:
       ValueError: a prefix of the conversation renders or tokenises differently inside the whole
         (for example a template that drops earlier reasoning), an assistant turn is not closed by
-        the eos token, or a message's content holds a turn marker.
+        the eos token, a generation block lies outside of the turns, or a message is malformed or
+        holds a turn marker.
     """
-    _check_content(tokenizer, messages)
-    text = template.render(messages)
+    if turns not in ("all", "last"):
+        raise ValueError(f"turns: expected 'all' or 'last', got {turns!r}")
+    check_messages(messages, tokenizer.markers)
+    given = {"tools": tools, "documents": documents}
+    text, spans = template.render_spans(messages, **given)
     tokens = tokenizer.encode(text)
-    mask = [False] * len(tokens)
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = template.render(messages[:i], add_generation_prompt=True)
-        after = template.render(messages[: i + 1])
-        _check_text_prefix(i, before, after, "the generation prompt before it")
-        _check_text_prefix(i, after, text, "the conversation up to it")
+    mask, used = [False] * len(tokens), set()
+    for i in _trained(messages, turns):
+        before = template.render(messages[:i], True, **given)
+        after = template.render(messages[: i + 1], **given)
+        _check_text_prefix(template, i, before, after, "the generation prompt before it")
+        _check_text_prefix(template, i, after, text, "the conversation up to it")
         start = len(_encode_prefix(tokenizer, tokens, before, i))
         end = start + _turn_length(tokenizer, tokens[start:], i)
-        turn = tokenizer.encode(after)
-        if turn[:end] != tokens[:end]:
+        if tokenizer.encode(after)[:end] != tokens[:end]:
             raise ValueError(f"message {i} tokenises differently when other messages follow it")
-        mask[start:end] = [True] * (end - start)
+        if spans is None:
+            mask[start:end] = [True] * (end - start)
+            continue
+        stop = text.index(tokenizer.eos_token, len(before)) + len(tokenizer.eos_token)
+        inside = [s for s in spans if s[0] < stop and s[1] > len(before)]
+        used.update(inside)
+        for a, b in _generated(tokenizer, tokens, text, inside, (len(before), stop), end, i):
+            mask[a:b] = [True] * (b - a)
+    if turns == "all" and spans is not None:
+        _check_used(template, text, spans, used)
     return tokens, mask
 
 
-def _check_content(tokenizer: Tokenizer, messages: Messages) -> None:
-    for i, message in enumerate(messages):
-        if not isinstance(message.get("content"), str) or "role" not in message:
-            raise ValueError(f"message {i} needs a role and a text content, got {message!r:.200}")
-        for marker in tokenizer.markers:
-            if marker in message["content"]:
-                raise ValueError(
-                    f"the content of message {i} ({message['role']}) holds the turn marker "
-                    f"{marker!r}, which would end or forge a turn; remove it from the data"
-                )
+def _trained(messages: Messages, turns: str) -> list[int]:
+    """The assistant's messages that the loss is taken on."""
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    first = users[-1] if turns == "last" and users else 0
+    return [i for i, m in enumerate(messages) if m["role"] == "assistant" and i >= first]
 
 
-def _check_text_prefix(i: int, prefix: str, whole: str, what: str) -> None:
-    if not whole.startswith(prefix):
-        at = next(
-            (n for n, (a, b) in enumerate(zip(prefix, whole, strict=False)) if a != b), len(whole)
-        )
+def _generated(tokenizer, tokens, text, spans, turn, end: int, i: int) -> list[tuple[int, int]]:
+    """Token ranges of the generation blocks, cut to the turn's characters `turn`."""
+    ranges = []
+    for start, stop in spans:
+        first = len(_encode_prefix(tokenizer, tokens, text[: max(start, turn[0])], i))
+        last = end if stop >= turn[1] else len(_encode_prefix(tokenizer, tokens, text[:stop], i))
+        ranges.append((first, last))
+    if ranges and ranges[-1][1] != end:
         raise ValueError(
-            f"the chat template can't be masked: around message {i} (assistant), {what} is not a "
-            f"prefix of the text; expected {prefix[at : at + 40]!r}, got {whole[at : at + 40]!r} "
-            f"at character {at}"
+            f"the generation block of message {i} (assistant) leaves out the end-of-sequence token "
+            f"{tokenizer.eos_token!r}: a model trained so never ends a turn; put it into the block"
+        )
+    return ranges
+
+
+def _check_used(template: ChatTemplate, text: str, spans, used) -> None:
+    for start, stop in spans:
+        if (start, stop) not in used and text[start:stop]:
+            raise ValueError(
+                f"{template.name and template.name + ': '}the generation block at characters "
+                f"{start} to {stop} ({text[start:stop]!r:.60}) is expected inside an assistant's "
+                "turn, after the generation prompt; got it where nothing is sampled"
+            )
+
+
+def _check_text_prefix(template: ChatTemplate, i: int, prefix: str, whole: str, what: str) -> None:
+    if not whole.startswith(prefix):
+        pairs = enumerate(zip(prefix, whole, strict=False))
+        at = next((n for n, (a, b) in pairs if a != b), min(len(prefix), len(whole)))
+        raise ValueError(
+            f"{template.name and template.name + ': '}the chat template can't be masked: around "
+            f"message {i} (assistant), {what} is not a prefix of the text; expected "
+            f"{prefix[at : at + 40]!r}, got {whole[at : at + 40]!r} at character {at}. If it drops "
+            "earlier reasoning, set turns='last'; if only the generation prompt differs, set the "
+            "template's options"
         )
 
 
@@ -179,16 +164,3 @@ def _turn_length(tokenizer: Tokenizer, rest: list[int], i: int) -> int:
             f"token {tokenizer.eos_token!r}"
         )
     return rest.index(tokenizer.eos_id) + 1
-
-
-@lru_cache(maxsize=32)
-def _compiled(source: str) -> jinja2.Template:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-    )
-    environment.globals["raise_exception"] = _raise_exception
-    return environment.from_string(source)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)

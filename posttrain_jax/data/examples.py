@@ -103,7 +103,11 @@ def encode_examples(
     examples: Sequence[Example], tokenizer: Tokenizer, template: chat.ChatTemplate, system: str = ""
 ) -> list[tuple[list[int], list[bool]]]:
     """(tokens, loss mask) of each example's conversation; loss on the assistant's turn."""
-    return [
-        chat.encode_chat(tokenizer, template, messages(example, target(example), system))
-        for example in examples
-    ]
+    encoded = []
+    for example in examples:
+        try:
+            turns = messages(example, target(example), system)
+            encoded.append(chat.encode_chat(tokenizer, template, turns))
+        except ValueError as error:
+            raise ValueError(f"example {example.get('id')!r}: {error}") from error
+    return encoded

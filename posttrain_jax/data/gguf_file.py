@@ -26,8 +26,16 @@ _FLOAT32, _STRING, _ARRAY = 6, 8, 9
 KINDS = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
     3: ("Q4_1", 32, 20),
+    6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24),
     8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110),
+    12: ("Q4_K", 256, 144),
+    13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210),
     30: ("BF16", 1, 2),
 }
 
@@ -183,4 +191,9 @@ def _tensor_entry(path: Path, cursor: _Cursor) -> tuple[str, TensorInfo]:
             f"{known}. Convert the file to one of them (for example Q8_0)."
         )
     kind, elements, size = KINDS[number]
+    if shape and shape[-1] % elements:
+        raise ValueError(
+            f"{path}: tensor {name}: expected rows of a multiple of {elements} elements for "
+            f"{kind}, got shape {shape}"
+        )
     return name, TensorInfo(kind, shape, offset, math.prod(shape) // elements * size)

@@ -1,0 +1,1 @@
+"""The kinds of vocabulary behind `posttrain_jax.data.tokenizer`, one file each."""

@@ -21,7 +21,7 @@ STUDENTS = {  # sizes, start weights and learning rate: v2, table 6
     "8b": ("llama:3.1-8b", "Llama-3.1-8B", 5e-5),
     "14b": ("qwen2:2.5-14b", "Qwen2.5-14B", 7e-5),
     "32b": ("qwen2:2.5-32b", "Qwen2.5-32B", 6e-5),
-    "70b": ("llama:3.1-70b", "Llama-3.3-70B-Instruct", 2e-5),  # of the sizes of Llama 3.1
+    "70b": ("llama:3.3-70b", "Llama-3.3-70B-Instruct", 2e-5),
 }
 PRESETS = ("tiny", "smollm2", *STUDENTS)
 

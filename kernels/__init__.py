@@ -2,9 +2,13 @@
 
 attention: on TPU JAX's splash attention (Pallas), elsewhere XLA by query blocks.
 token_logprobs: log-prob and entropy of given tokens, chunked, never [B, T, V].
+project: the product with a weight, whose gradient transposes the smaller operand.
+ragged_matmul: rows sorted by group, each times its group's matrix.
 """
 
 from posttrain_jax.kernels.attention import attention, decode_attention
 from posttrain_jax.kernels.logprob import token_logprobs
+from posttrain_jax.kernels.projection import project
+from posttrain_jax.kernels.ragged import ragged_matmul
 
-__all__ = ["attention", "decode_attention", "token_logprobs"]
+__all__ = ["attention", "decode_attention", "project", "ragged_matmul", "token_logprobs"]

@@ -14,7 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
+SAVED = "attention"
+"""The name, for rematerialisation policies, of what the backward pass needs of the forward."""
 MASKED = -1e30
 QUERY_BLOCK = 64
 MAX_BLOCKS = 16
@@ -114,7 +117,8 @@ def _blocked_forward(q_BTNH, k_BTKH, v_BTKH, segments_BT, form: _Form):
         out = _einsum("BKRS,BKSH->BKRH", exp.astype(v_BKSH.dtype), v) / total
         outs.append(_unrows(out, stop - start).astype(q_BTNH.dtype))
         lses.append(top + jnp.log(total))
-    out_BTNH = jnp.concatenate(outs, axis=1)
+    out_BTNH = checkpoint_name(jnp.concatenate(outs, axis=1), SAVED)
+    lses = [checkpoint_name(lse, SAVED) for lse in lses]
     return out_BTNH, (q_BTNH, k_BTKH, v_BTKH, segments_BT, out_BTNH, lses)
 
 

@@ -11,7 +11,7 @@ import math
 import jax
 from jax.sharding import AxisType
 
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp", "expert")
 HEAD_AXES = ("tensor",)
 
 

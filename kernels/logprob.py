@@ -39,6 +39,7 @@ def token_logprobs(
     temperature: float = 1.0,
     *,
     never: int | None = None,
+    needed_BT: jax.Array | None = None,
     impl: str = "auto",
 ) -> tuple[jax.Array, jax.Array]:
     """Log-prob of each target and entropy of its distribution -> ([B, T], [B, T]) in float32.
@@ -46,6 +47,8 @@ def token_logprobs(
     Args:
       temperature: divides the logits.
       never: a token id (the padding) that has probability 0.
+      needed_BT: the positions that are asked for; the others' results are 0, and chunks of them
+        cost nothing.
       impl: `xla` (chunked), `reference`, or `auto`.
 
     Raises:
@@ -54,24 +57,46 @@ def token_logprobs(
     if impl not in ("auto", "xla", "reference"):
         raise ValueError(f"token_logprobs impl {impl!r}: expected auto, xla or reference")
     if impl == "reference":
-        return token_logprobs_ref(hidden_BTD, head_VD, targets_BT, temperature, never=never)
-    batch, length, _ = hidden_BTD.shape
-    chunks = _count_chunks(batch, length, head_VD.shape[0])
+        return token_logprobs_ref(
+            hidden_BTD, head_VD, targets_BT, temperature, never=never, needed_BT=needed_BT
+        )
+    length = hidden_BTD.shape[1]
+    chunks = _count_chunks(*targets_BT.shape, head_VD.shape[0])
+    if needed_BT is None:
+        order_BT, most = None, jnp.int32(length)
+    else:  # each row's needed positions first
+        order_BT = jnp.argsort(~needed_BT, axis=1, stable=True)
+        most = jnp.max(jnp.sum(needed_BT, axis=1, dtype=jnp.int32))
+        hidden_BTD = jnp.take_along_axis(hidden_BTD, order_BT[..., None], axis=1)
+        targets_BT = jnp.take_along_axis(targets_BT, order_BT, axis=1)
     pad = -length % chunks
     hidden = jnp.pad(hidden_BTD, ((0, 0), (0, pad), (0, 0)))
     targets = jnp.pad(targets_BT, ((0, 0), (0, pad)))
+    columns = (length + pad) // chunks
+    live = (most + columns - 1) // columns
     inverse = jnp.float32(1.0 / temperature)
-    out: Any = _chunked(hidden, head_VD, targets, inverse, never, chunks)
-    return out[0][:, :length], out[1][:, :length]
+    out: Any = _chunked(hidden, head_VD, targets, inverse, live, never, chunks)
+    found = out[0][:, :length], out[1][:, :length]
+    if needed_BT is None:
+        return found
+    back = jnp.argsort(order_BT, axis=1)
+    each = (jnp.take_along_axis(x, back, axis=1) for x in found)
+    logp, entropy = (jnp.where(needed_BT, x, 0.0) for x in each)
+    return logp, entropy
 
 
-def token_logprobs_ref(hidden_BTD, head_VD, targets_BT, temperature=1.0, *, never=None):
+def token_logprobs_ref(
+    hidden_BTD, head_VD, targets_BT, temperature=1.0, *, never=None, needed_BT=None
+):
     """The plain reference: all logits at once, differentiated by JAX."""
     logits = _logits(hidden_BTD, head_VD, 1.0 / temperature, never)
     logp_BTV = jax.nn.log_softmax(logits)
     logp = jnp.take_along_axis(logp_BTV, targets_BT[..., None], axis=-1)[..., 0]
     probs = jnp.exp(logp_BTV)
-    return logp, -jnp.sum(jnp.where(probs > 0, probs * logp_BTV, 0.0), axis=-1)
+    entropy = -jnp.sum(jnp.where(probs > 0, probs * logp_BTV, 0.0), axis=-1)
+    if needed_BT is None:
+        return logp, entropy
+    return jnp.where(needed_BT, logp, 0.0), jnp.where(needed_BT, entropy, 0.0)
 
 
 def _count_chunks(batch: int, length: int, vocab: int) -> int:
@@ -104,14 +129,17 @@ def _join(x, batch: int):
     return x.reshape(batch, -1, *x.shape[3:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _chunked(hidden, head_VD, targets, inverse_temperature, never, chunks):
-    return _chunked_forward(hidden, head_VD, targets, inverse_temperature, never, chunks)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _chunked(hidden, head_VD, targets, inverse_temperature, live, never, chunks):
+    """Of the chunks of positions, the first `live`."""
+    return _chunked_forward(hidden, head_VD, targets, inverse_temperature, live, never, chunks)[0]
 
 
-def _chunked_forward(hidden, head_VD, targets, inverse_temperature, never, chunks):
-    def one(_, inputs):
-        hidden_RD, targets_R = inputs
+def _chunked_forward(hidden, head_VD, targets, inverse_temperature, live, never, chunks):
+    inputs = _split(hidden, chunks), _split(targets, chunks)
+
+    def one(chunk, results):
+        hidden_RD, targets_R = (x[chunk] for x in inputs)
         logits = _logits(hidden_RD, head_VD, inverse_temperature, never)
         top = jnp.max(logits, axis=-1, keepdims=True)
         exp = jnp.exp(logits - top)
@@ -119,20 +147,24 @@ def _chunked_forward(hidden, head_VD, targets, inverse_temperature, never, chunk
         lse = jnp.log(total) + top[:, 0]
         mean_logit = jnp.sum(exp * logits, axis=-1) / total
         target = jnp.take_along_axis(logits, targets_R[:, None], axis=-1)[:, 0]
-        return None, (target - lse, lse - mean_logit, lse)
+        found = (target - lse, lse - mean_logit, lse)
+        return tuple(r.at[chunk].set(f) for r, f in zip(results, found, strict=True))
 
-    inputs = _split(hidden, chunks), _split(targets, chunks)
-    _, (logp, entropy, lse) = jax.lax.scan(one, None, inputs)
+    zeros = jnp.zeros(inputs[1].shape, jnp.float32)
+    logp, entropy, lse = jax.lax.fori_loop(0, live, one, (zeros,) * 3)
     batch = hidden.shape[0]
-    saved = (hidden, head_VD, targets, inverse_temperature, lse, entropy)
+    saved = (hidden, head_VD, targets, inverse_temperature, live, lse, entropy)
     return (_join(logp, batch), _join(entropy, batch)), saved
 
 
 def _chunked_backward(never, chunks, saved, cotangents):
-    hidden, head_VD, targets, inverse_temperature, lse, entropy = saved
+    hidden, head_VD, targets, inverse_temperature, live, lse, entropy = saved
+    g, e = (_split(c, chunks) for c in cotangents)
+    inputs = (_split(hidden, chunks), _split(targets, chunks), lse, entropy, g, e)
 
-    def one(grad_head_DV, inputs):
-        hidden_RD, targets_R, lse_R, entropy_R, g_R, e_R = inputs
+    def one(chunk, grads):
+        grad_head_DV, grad_hidden = grads
+        hidden_RD, targets_R, lse_R, entropy_R, g_R, e_R = (x[chunk] for x in inputs)
         logits = _logits(hidden_RD, head_VD, inverse_temperature, never)
         logp = logits - lse_R[:, None]
         is_target = jnp.arange(head_VD.shape[0]) == targets_R[:, None]
@@ -142,17 +174,17 @@ def _chunked_backward(never, chunks, saved, cotangents):
         # [D, V] and not [V, D]: the larger operand is then read as it lies in memory.
         product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
         grad_head_DV += product("RD,RV->DV", hidden_RD, dz)
-        return grad_head_DV, product("RV,VD->RD", dz, head_VD).astype(hidden.dtype)
+        grad_hidden_RD = product("RV,VD->RD", dz, head_VD).astype(hidden.dtype)
+        return grad_head_DV, grad_hidden.at[chunk].set(grad_hidden_RD)
 
-    g, e = (_split(c, chunks) for c in cotangents)
-    inputs = (_split(hidden, chunks), _split(targets, chunks), lse, entropy, g, e)
-    zero = jnp.zeros(head_VD.shape[::-1], jnp.float32)
-    grad_head_DV, grad_hidden = jax.lax.scan(one, zero, inputs)
+    zeros = jnp.zeros(head_VD.shape[::-1], jnp.float32), jnp.zeros_like(inputs[0])
+    grad_head_DV, grad_hidden = jax.lax.fori_loop(0, live, one, zeros)
     return (
         _join(grad_hidden, hidden.shape[0]),
         grad_head_DV.T.astype(head_VD.dtype),
         np.zeros(targets.shape, jax.dtypes.float0),
         jnp.zeros_like(inverse_temperature),
+        np.zeros((), jax.dtypes.float0),
     )
 
 

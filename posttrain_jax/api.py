@@ -6,6 +6,7 @@ Dimension key, used as suffixes (`tokens_BT`) and as einsum letters everywhere b
   N query heads          K key-value heads       G = N / K            H head width
   F feed-forward width   V vocabulary            E experts            L layers
   P prompts              R rollouts a prompt     W reward terms       C completion positions
+  A active experts       M marked places         O outputs of a head
 
 Every per-token array of a batch is aligned with the token it speaks of: `logp_BT[b, t]` is the
 log-probability of `tokens_BT[b, t]` given the tokens before it. Position 0 is never predicted.
@@ -41,19 +42,39 @@ class Model(NamedTuple):
       init: `key -> params`.
       axes: the tree of logical axis names, one tuple a parameter.
       apply: `(params, tokens_BT, *, positions_BT, segments_BT, cache=None) -> (hidden_BTD, cache)`.
+      routed: as `apply`, with `experts_BTLA=None` (experts to keep in place of the routers'
+        choices, -1 where there are none) -> `(hidden_BTD, cache, Routing)`; no Routing (None)
+        where the model has no experts.
       logits: `(params, hidden_BTD) -> logits_BTV`.
-      logprobs: `(params, hidden_BTD, targets_BT, temperature=1.0) -> (logp_BT, entropy_BT)`;
-        never holds [B, T, V].
+      logprobs: `(params, hidden_BTD, targets_BT, temperature=1.0, needed_BT=None) -> (logp_BT,
+        entropy_BT)`; never holds [B, T, V]; 0 where `needed_BT` is False.
       init_cache: `(batch, length) -> Cache`.
+      trained: `path -> bool`: which parameters ("layers/q") an update trains; None: all of them.
+      lora: the settings of its adapters, if it has any (models/lora.py).
     """
 
     config: Any
     init: Callable[..., Params]
     axes: Callable[[], Any]
     apply: Callable[..., tuple[Array, Any]]
+    routed: Callable[..., tuple[Array, Any, Any]]
     logits: Callable[..., Array]
     logprobs: Callable[..., tuple[Array, Array]]
     init_cache: Callable[..., Any]
+    trained: Callable[[str], bool] | None = None
+    lora: Any = None
+
+
+class Routing(NamedTuple):
+    """What the routers of a mixture of experts chose; L counts its sparse layers, A the choices.
+
+    Attributes:
+      experts_LBTA: int32, the experts that each token went to.
+      entropy_LBT: entropy of the router's distribution, in nats.
+    """
+
+    experts_LBTA: Array
+    entropy_LBT: Array
 
 
 class Batch(NamedTuple):
@@ -67,6 +88,7 @@ class Batch(NamedTuple):
       advantage_BT: float32 advantage of each token.
       behaviour_logp_BT: log-prob of each token under the policy that sampled it.
       reference_logp_BT: log-prob of each token under the reference policy.
+      experts_BTLA: experts that the policy keeps in place of its routers' choices; see `Rollout`.
     """
 
     tokens_BT: Array
@@ -76,13 +98,19 @@ class Batch(NamedTuple):
     advantage_BT: Array | None = None
     behaviour_logp_BT: Array | None = None
     reference_logp_BT: Array | None = None
+    experts_BTLA: Array | None = None
 
 
 class PolicyOut(NamedTuple):
-    """The model's view of a batch, aligned with `Batch.tokens_BT`."""
+    """The model's view of a batch, aligned with `Batch.tokens_BT`.
+
+    Attributes:
+      routing: what a mixture of experts chose; None of a dense model.
+    """
 
     logp_BT: Array
     entropy_BT: Array
+    routing: Routing | None = None
 
 
 class Rollout(NamedTuple):
@@ -95,6 +123,9 @@ class Rollout(NamedTuple):
       behaviour_logp_BT: log-prob under the sampling distribution (temperature, top-k, ...).
       model_logp_BT: log-prob under the untempered model.
       finished_B: True where a stop token was sampled before the length limit.
+      experts_BTLA: int16, the experts that each token went to in every sparse layer, -1 for tokens
+        that the model was not asked about (padding, the last of a row); None if not recorded. Two
+        bytes a choice: 928 a token of DeepSeek-V3 (58 layers, 8 experts), 768 of Qwen3-30B-A3B.
     """
 
     tokens_BT: Array
@@ -104,6 +135,7 @@ class Rollout(NamedTuple):
     behaviour_logp_BT: Array
     model_logp_BT: Array
     finished_B: Array
+    experts_BTLA: Array | None = None
 
 
 class Verdict(NamedTuple):

@@ -59,6 +59,7 @@ NOT_IN_CODE = (
     "main.py",
     "plan.py",
     "doctor.py",
+    "exchange.py",
     "verify.py",
 )
 """Parts of the package that can't change a result: not in the code version."""
@@ -227,6 +228,19 @@ def load(folder: Path, stage: str | None = None) -> Artifact:
     )
 
 
+def beside(artifact: Artifact, source: Mapping[str, str]) -> Artifact:
+    """The artifact {"stage", "id"} that another one was made from.
+
+    Raises:
+      ArtifactError: it is not in the same folder.
+    """
+    folder, name = artifact.path.parent, f"{source['stage']}-{source['id'][:12]}"
+    found = sorted(folder.glob(f"*-{source['id'][:12]}"))
+    if not found:
+        raise ArtifactError(f"{artifact.path} was made from {name}, which is not in {folder}")
+    return load(found[0])
+
+
 def lineage(artifact: Artifact) -> list[Artifact]:
     """The artifact and everything it was made from, inputs before what they went into.
 
@@ -239,13 +253,7 @@ def lineage(artifact: Artifact) -> list[Artifact]:
         if each.id in found:
             return
         for source in read_json(each.path / RECORD)["inputs"].values():
-            folders = sorted(each.path.parent.glob(f"*-{source['id'][:12]}"))
-            if not folders:
-                raise ArtifactError(
-                    f"{each.path} was made from {source['stage']}-{source['id'][:12]}, which is "
-                    f"not in {each.path.parent}"
-                )
-            visit(load(folders[0]))
+            visit(beside(each, source))
         found[each.id] = each
 
     visit(artifact)

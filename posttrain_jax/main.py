@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain_jax import __version__
+from posttrain_jax import __version__, exchange
 from posttrain_jax import verify as verification
 from posttrain_jax.recipe import (
     PACKAGE,
@@ -152,6 +152,10 @@ def _parser() -> argparse.ArgumentParser:
     doctor_verb = add("doctor", doctor, "check this machine")
     for verb in (list_verb, plan_verb, doctor_verb):
         verb.add_argument("--json", action="store_true", help="print JSON")
+    export_verb = add("export", exchange.export_run, "write a run's policy as a model folder")
+    exchange.add_export(export_verb)
+    import_verb = add("import", exchange.import_model, "turn a model file into a plain folder")
+    exchange.add_import(import_verb)
     launch_verb = add("launch", launch, "run a recipe as several processes", "where")
     launch_verb.add_argument("arguments", nargs=argparse.REMAINDER)
 
@@ -278,6 +282,8 @@ def plan(args: argparse.Namespace) -> int:
     print("\n".join(["", *draw(config), ""]))
     for stage in made["stages"]:
         count = f"{stage['parameters']:,} parameters" if stage["parameters"] else "size not known"
+        if stage["active_parameters"] != stage["parameters"]:
+            count += f", {stage['active_parameters']:,} of them for a token"
         model = f"  {stage['model']}: {count}" if stage["model"] else ""
         print(f"{stage['name']} [{stage['kind']}]{model}")
         for name, value in stage["sizes"].items():

@@ -18,12 +18,15 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 AXES = ("data", "fsdp", "tensor", "expert", "context")
 
 RULES: Mapping[str, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
+    "batch": ("data", "fsdp", "expert"),
     "embed": "fsdp",
     "heads": "tensor",
     "kv_heads": "tensor",
     "ffn": "tensor",
     "vocab": "tensor",
+    "experts": "expert",
+    "latent": "fsdp",
+    "rank": None,
     "layers": None,
     "head_dim": None,
     "norm": None,
@@ -76,7 +79,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
 
 def batch_shards(mesh: Mesh) -> int:
     """How many ways the batch dimension is split."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"] or ())
 
 
 def check_divides(mesh: Mesh, axes: Any, shapes: Any) -> None:
@@ -97,13 +100,13 @@ def check_divides(mesh: Mesh, axes: Any, shapes: Any) -> None:
 
 
 def check_batch(mesh: Mesh, name: str, size: int) -> None:
-    """Raise ValueError where a batch of `size` rows can't be split over data x fsdp."""
+    """Raise ValueError where a batch of `size` rows can't be split over the batch's axes."""
     ways = batch_shards(mesh)
     if size % ways:
         down, up = size // ways * ways, -(-size // ways) * ways
         nearest = f"{down} or {up}" if down else f"{up}"
         raise ValueError(
-            f"{name}={size} does not divide over data x fsdp = {ways} of config.mesh; "
+            f"{name}={size} does not divide over data x fsdp x expert = {ways} of config.mesh; "
             f"the nearest that do: {nearest}"
         )
 
@@ -111,7 +114,7 @@ def check_batch(mesh: Mesh, name: str, size: int) -> None:
 def host_batch(
     mesh: Mesh, shape: tuple[int, ...], rows: Callable[[slice], np.ndarray]
 ) -> jax.Array:
-    """A global array split by rows over data x fsdp; each host makes only the rows it holds.
+    """A global array split by rows, as a batch is; each host makes only the rows it holds.
 
     Args:
       shape: the global shape, rows first.

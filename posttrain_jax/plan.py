@@ -60,14 +60,20 @@ def draw(config: Mapping[str, Any]) -> list[str]:
 
 def parameters(spec: str) -> int | None:
     """The number of parameters of `family:size`; None where the family does not exist yet."""
+    return _counts(spec)[0]
+
+
+def _counts(spec: str) -> tuple[int, int] | tuple[None, None]:
+    """All parameters of `family:size`, and those that a token makes use of."""
     if spec.partition(":")[0] not in model_families():
-        return None
+        return None, None
     import jax
 
-    from posttrain_jax.models.families import find_config, parameter_count
+    from posttrain_jax.models.families import active_count, find_config, parameter_count
 
     jax.config.update("jax_platforms", "cpu")  # counting must not take hold of an accelerator
-    return parameter_count(find_config(spec))
+    config = find_config(spec)
+    return parameter_count(config), active_count(config)
 
 
 def model_of(config: Mapping[str, Any], name: str) -> str:
@@ -110,12 +116,13 @@ def _problems(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> list[str]:
     """Every division with a remainder, with the nearest sizes that divide."""
     rows, rollout = stage.get("batch_size", 0), stage.get("rollout_size", 0)
     micro = stage.get("microbatches", 1)
-    ways = math.prod(mesh.get(axis, 1) for axis in ("data", "fsdp") if mesh.get(axis, 1) > 0)
+    split = [mesh.get(axis, 1) for axis in ("data", "fsdp", "expert")]
+    ways = math.prod(size for size in split if size > 0)
     checks = (
         ("rollout_size", rollout, "batch_size", rows),
         ("rollout_size", rollout, "group_size", stage.get("group_size", 0)),
         ("batch_size", rows, "microbatches", micro),
-        ("batch_size / microbatches", rows // micro, "data x fsdp of the mesh", ways),
+        ("batch_size / microbatches", rows // micro, "data x fsdp x expert of the mesh", ways),
     )
     found = []
     for what, size, by, parts in checks:
@@ -133,12 +140,14 @@ def _plan_stage(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     mesh = {**MESH, **config["mesh"], **stage.get("mesh", {})}
     sizes, problems = arithmetic(stage, mesh)
     model = model_of(config, name)
+    whole, active = _counts(model) if model else (None, None)
     return {
         "name": name,
         "kind": stage["kind"],
         "inputs": dict(stage.get("inputs", {})),
         "model": model,
-        "parameters": parameters(model) if model else None,
+        "parameters": whole,
+        "active_parameters": active,
         "sizes": sizes,
         "problems": problems,
     }

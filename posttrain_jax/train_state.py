@@ -16,20 +16,29 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from posttrain_jax import tree
 from posttrain_jax.api import Batch, Metrics, Model, Params, PolicyOut
 from posttrain_jax.mesh import check_divides, shardings
+from posttrain_jax.models import routing
 
 
 class TrainState(NamedTuple):
-    """Parameters, optimizer state, and how many updates were made and skipped."""
+    """Parameters, optimizer state, and how many updates were made and skipped.
+
+    Attributes:
+      master: the parameters in float32, of which `params` are the rounded copy that the model
+        computes with; None where `params` are float32 themselves. Updates move the master:
+        bfloat16 would lose steps of less than 1/256 of a weight.
+    """
 
     step: jax.Array
     skipped: jax.Array
     params: Params
     opt_state: Any
+    master: Params | None = None
 
 
 def make_optimizer(
     *, name: str = "adamw", b1: float = 0.9, b2: float = 0.95, eps: float = 1e-8,
     weight_decay: float = 0.0, clip_norm: float = 1.0, muon_ratio: float = 20 / 3,
+    moments: str = "float32",
 ) -> optax.GradientTransformation:  # fmt: skip
     """The optimizer after clipping by the global norm; -lr is applied where the update is.
 
@@ -37,10 +46,15 @@ def make_optimizer(
       name: `adamw`; or `muon`, which orthogonalises the layers' matrices (Jordan et al. 2024,
         kellerjordan.github.io/posts/muon; optax.contrib) and takes AdamW for all else.
       muon_ratio: the matrices' learning rate as a multiple of the others' (0.02 to 0.003: ours).
+      moments: the type that AdamW's moments are kept in: `float32`, or `bfloat16`, half the memory
+        (DeepSeek-V3, arXiv 2412.19437, section 3.3.3). A b2 near 1 needs float32: bfloat16 rounds
+        away changes of a moment by less than 1/256, and 1 - b2 is the largest it makes.
 
     Raises:
-      ValueError: an unknown name.
+      ValueError: an unknown name or type.
     """
+    if moments not in ("float32", "bfloat16") or (name, moments) == ("muon", "bfloat16"):
+        raise ValueError(f"optimizer.moments={moments!r}: expected float32, or with adamw bfloat16")
     if name == "muon":
         scale = optax.contrib.muon(
             -muon_ratio, adam_learning_rate=-1.0, adam_b1=b1, adam_b2=b2, eps=eps,
@@ -48,6 +62,7 @@ def make_optimizer(
         )  # fmt: skip
     elif name == "adamw":
         scale = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+        scale = _kept_as(jnp.bfloat16, scale) if moments == "bfloat16" else scale
     else:
         raise ValueError(f"optimizer.name={name!r}: expected adamw or muon")
     return optax.chain(
@@ -57,24 +72,44 @@ def make_optimizer(
     )
 
 
+def _kept_as(dtype: Any, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation that computes in float32 and keeps its state's floats in another type."""
+
+    def cast(state, dtype):
+        floats = lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+        return jax.tree.map(floats, state)
+
+    def update(updates, state, params=None):
+        updates, state = inner.update(updates, cast(state, jnp.float32), params)
+        return updates, cast(state, dtype)
+
+    return optax.GradientTransformation(lambda params: cast(inner.init(params), dtype), update)
+
+
 def _matrix_axes(params: Params) -> Any:
     """Which axes of a stacked layer weight are a matrix's input and output; None for all else."""
 
     def axes(path, x):
         name = path[-1].key
-        if path[0].key != "layers" or x.ndim < 3:
+        stacked = path[0].key in ("layers", "dense_layers")
+        if not stacked or x.ndim < 3 or name.endswith(("norm", "bias")):
             return None
-        inputs = (1, 2) if name == "o" else (1,)
-        outputs = tuple(range(1 + len(inputs), x.ndim))
+        inputs = (1,)
+        if name in ("o", "o_lora_a"):
+            inputs = (1, 2)
+        elif name.startswith("expert_"):
+            inputs = (2,)
+        outputs = tuple(range(inputs[-1] + 1, x.ndim))
         return optax.contrib.MuonDimensionNumbers(inputs, outputs)
 
     return jax.tree.map_with_path(axes, params)
 
 
 def decayed(params: Params) -> Any:
-    """Which parameters decay: matrices and embeddings; norms don't, stacked by layer or not."""
-    norm = lambda path: "norm" in jax.tree_util.keystr(path)  # noqa: E731
-    return jax.tree.map_with_path(lambda path, x: x.ndim > 1 and not norm(path), params)
+    """Which parameters decay: matrices and embeddings; norms and biases don't, stacked or not."""
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+    stays = lambda path: name(path).endswith(("norm", "bias"))  # noqa: E731
+    return jax.tree.map_with_path(lambda path, x: x.ndim > 1 and not stays(path), params)
 
 
 def learning_rate(
@@ -113,8 +148,13 @@ def init_params(model: Model, mesh: Mesh, seed: int) -> Params:
     return born(jax.random.key(seed))
 
 
+def split(model: Model, params: Params) -> tuple[Params, Params]:
+    """The parameters that an update of this model trains, and the frozen ones."""
+    return tree.split(params, model.trained) if model.trained else (params, {})
+
+
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """Optimizer state beside its parameters, born with their shardings.
+    """Optimizer state beside its parameters, born with their shardings, all of it in float32.
 
     A moment is known by its path, which ends in that of its parameter; all else is replicated.
     """
@@ -128,28 +168,43 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
             (sharding for shape, sharding in filter(None, tails) if shape == x.shape), everywhere
         )
 
-    where = jax.tree.map_with_path(home, jax.eval_shape(optimizer.init, params))
-    opt_state = jax.jit(optimizer.init, out_shardings=where)(params)
+    master = None
+    if any(x.dtype != jnp.float32 for x in jax.tree.leaves(params)):
+        master = jax.jit(_float32, out_shardings=jax.tree.map(lambda x: x.sharding, params))(params)
+    moved = params if master is None else master
+    where = jax.tree.map_with_path(home, jax.eval_shape(optimizer.init, moved))
+    opt_state = jax.jit(optimizer.init, out_shardings=where)(moved)
     step, skipped = (jax.device_put(jnp.zeros((), jnp.int32), everywhere) for _ in range(2))
-    return TrainState(step, skipped, params, opt_state)
+    return TrainState(step, skipped, params, opt_state, master)
+
+
+def _float32(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
 def policy_out(model: Model, params: Params, batch: Batch, start: int, temperature: float):
-    """Log-probs and entropies of `batch.tokens_BT[:, start:]`; zeros before. start >= 1."""
-    hidden, _ = model.apply(
-        params, batch.tokens_BT, positions_BT=batch.positions_BT, segments_BT=batch.segments_BT
-    )
+    """Log-probs and entropies of the tokens that bear weight, zeros elsewhere.
+
+    Args:
+      start: the first place that may bear weight, at least 1; the LM head starts there.
+    """
+    hidden, _, chosen = model.routed(
+        params, batch.tokens_BT, positions_BT=batch.positions_BT, segments_BT=batch.segments_BT,
+        experts_BTLA=batch.experts_BTLA,
+    )  # fmt: skip
     found = model.logprobs(
-        params, hidden[:, start - 1 : -1], batch.tokens_BT[:, start:], temperature
-    )
-    return PolicyOut(*(jnp.pad(x, ((0, 0), (start, 0))) for x in found))
+        params, hidden[:, start - 1 : -1], batch.tokens_BT[:, start:], temperature,
+        batch.weight_BT[:, start:] != 0,
+    )  # fmt: skip
+    logp, entropy = (jnp.pad(x, ((0, 0), (start, 0))) for x in found)
+    return PolicyOut(logp, entropy, chosen)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start", "temperature"))
 def logprobs(
     model: Model, params: Params, batch: Batch, *, start: int = 1, temperature: float = 1.0
 ):
-    """Log-probs of a batch's tokens under these parameters -> [B, T]."""
+    """Log-probs under these parameters of the tokens that bear weight -> [B, T]."""
     return policy_out(model, params, batch, start, temperature).logp_BT
 
 
@@ -159,7 +214,7 @@ def _add(total: Metrics, new: Metrics) -> Metrics:
 
 
 def accumulate(value_and_grad: Callable, params: Params, batch: Any, microbatches: int):
-    """Sum a loss's gradient and metrics over equal parts of the batch, one after the other.
+    """Sum a loss's gradient and metrics over equal parts of the batch, in float32, in turn.
 
     Row i is in part i % microbatches, so that each part is spread over the mesh as the batch is.
 
@@ -178,53 +233,66 @@ def accumulate(value_and_grad: Callable, params: Params, batch: Any, microbatche
     parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
     one = lambda part: value_and_grad(params, part)  # noqa: E731
     (_, metrics), grads = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (grads, metrics))
+    zeros = (
+        jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), grads),
+        jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics),
+    )
 
     def add(carry, part):
         (_, metrics), grads = one(part)
-        return (jax.tree.map(jnp.add, carry[0], grads), _add(carry[1], metrics)), None
+        return (jax.tree.map(jnp.add, carry[0], _float32(grads)), _add(carry[1], metrics)), None
 
     return jax.lax.scan(add, zeros, parts)[0]
 
 
 def apply_gradients(state: TrainState, grads: Params, optimizer, lr) -> tuple[TrainState, Metrics]:
     """One optimizer step; gradients that aren't finite are skipped and counted."""
+    grads = _float32(grads)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(norm)
     safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
-    updates, opt_state = optimizer.update(safe, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: (p - lr * u).astype(p.dtype), state.params, updates)
+    before = state.params if state.master is None else state.master
+    updates, opt_state = optimizer.update(safe, state.opt_state, before)
+    after = jax.tree.map(lambda p, u: jnp.where(finite, p - lr * u, p), before, updates)
     new = TrainState(
         state.step + 1,
         state.skipped + ~finite,
-        tree.where(finite, params, state.params),
+        jax.tree.map(lambda old, x: x.astype(old.dtype), state.params, after),
         tree.where(finite, opt_state, state.opt_state),
+        None if state.master is None else after,
     )
     return new, {"grad_norm": norm, "skipped": new.skipped}
 
 
 def make_update(
     model: Model, optimizer: optax.GradientTransformation, loss: Callable, *,
-    microbatches: int = 1, start: int = 1, temperature: float = 1.0,
+    frozen: Params | None = None, microbatches: int = 1, start: int = 1, temperature: float = 1.0,
 ) -> Callable[[TrainState, Batch, float], tuple[TrainState, Metrics]]:  # fmt: skip
     """The jitted update `(state, batch, lr) -> (state, metrics)`; the state is donated.
 
     Args:
       loss: `(PolicyOut, Batch) -> (scalar, metrics)`, with hyper-parameters bound.
+      frozen: parameters that the model has beside those of the state (`split`): constants to the
+        gradient, neither copied nor donated.
       microbatches: rows are split in so many equal parts, whose gradients add up.
       start: the first place of a row that can bear loss; the LM head starts there.
       temperature: of the log-probs that the loss sees.
+
+    Of a mixture of experts the metrics tell what its routers did (`models.routing`).
     """
 
-    def objective(params, part):
-        return loss(policy_out(model, params, part, start, temperature), part)
-
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, batch: Batch, lr):
+    def update(state: TrainState, batch: Batch, lr, frozen):
+        def objective(params, part):
+            whole = tree.join(frozen, params)
+            out = policy_out(model, whole, part, start, temperature)
+            value, metrics = loss(out, part)
+            return value, {**metrics, **routing.counts(out.routing, part, model.config)}
+
         grads, metrics = accumulate(
             jax.value_and_grad(objective, has_aux=True), state.params, batch, microbatches
         )
         state, more = apply_gradients(state, grads, optimizer, lr)
-        return state, {**metrics, **more}
+        return state, {**routing.summary(metrics, model.config), **more}
 
-    return update
+    return functools.partial(update, frozen=frozen or {})

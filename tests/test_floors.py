@@ -11,15 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
-    0: ("api", "registry", "process", "files", "kernels"),
-    1: ("mesh", "tree", "metrics", "artifacts", "recipe", "settings", "interrupt", "data",
-        "verifiers"),
+    0: ("api", "registry", "process", "files", "folders", "kernels"),
+    1: ("mesh", "tree", "metrics", "artifacts", "model_card", "recipe", "settings", "interrupt",
+        "data", "verifiers"),
     2: ("losses", "advantages"),
     3: ("models",),
     4: ("rollout", "train_state", "checkpoint", "policy", "reward_model", "rewards"),
     5: ("stages", "evals", "serve", "report"),
     6: ("main", "pipeline", "plan", "doctor", "runtime", "bench", "launch",
-        "verify"),
+        "exchange", "verify"),
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 NO_JAX = (

@@ -40,7 +40,9 @@ def test_sizes_that_do_not_fit(sizes, message):
 
 
 def test_logical_axes_become_mesh_axes():
-    assert meshes.spec("batch", None, "ffn") == PartitionSpec(("data", "fsdp"), None, "tensor")
+    assert meshes.spec("batch", None, "ffn") == PartitionSpec(
+        ("data", "fsdp", "expert"), None, "tensor"
+    )
     with pytest.raises(KeyError, match="width"):
         meshes.spec("width")
     axes = {"a": ("embed", "heads"), "b": ("norm",), "c": ()}

@@ -35,7 +35,7 @@ def test_what_does_not_divide_is_named_with_its_neighbours():
     )
     _, problems = plan.arithmetic({"batch_size": 12}, {"data": 2, "fsdp": 4})
     assert problems == [
-        "batch_size / microbatches = 12 does not divide by data x fsdp of the mesh = 8; "
+        "batch_size / microbatches = 12 does not divide by data x fsdp x expert of the mesh = 8; "
         "the nearest that do: 8 or 16"
     ]
 

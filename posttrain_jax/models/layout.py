@@ -4,81 +4,42 @@ A table maps a parameter of ours to the file's tensor and the change of layout b
 
   "layers/q": ("model.layers.{layer}.self_attn.q_proj.weight", "(N H) D -> D N H")
 
-The letters are those of `posttrain_jax/api.py`, with H = R J (R = 2 halves of rotary pairs);
-letters in brackets share one axis. Read left to right it loads, right to left it saves. Tensors
-are read one at a time, when an array asks for its part: sharded arrays are born sharded.
+The letters are those of `letter_sizes`; letters in brackets share one axis. Read left to right it
+loads, right to left it saves. `{layer}` is the layer's number in the model, which for "layers/..."
+starts behind the dense layers of a mixture of experts; a row with `{expert}` has one tensor an
+expert. A table may have rows for more than a config uses; `rows` picks.
 """
+
+from __future__ import annotations
 
 import functools
 import math
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
-import ml_dtypes
 import numpy as np
 
 from posttrain_jax.api import Params
 from posttrain_jax.models.config import ModelConfig
+from posttrain_jax.models.stored import WEIGHT_DTYPES, Stored
+from posttrain_jax.models.streaming import Leaf, Put
+from posttrain_jax.models.transformer import make_model
 
 Table = Mapping[str, tuple[str, str]]
-"""Our path -> (tensor name, with `{layer}` where there is one a layer; layout)."""
-Put = Callable[[tuple[str, ...], "Leaf"], Any]
-
-
-class Leaf:
-    """A parameter that is still in the file: it has a shape and a type, and is read by indexing.
-
-    `np.asarray(leaf)` reads all of it, `leaf[1:3, :, :2]` only the tensors of layers 1 and 2.
-
-    Attributes:
-      shape: of the whole parameter, layers first.
-      dtype: of what indexing gives.
-      read: `layer -> array` (layer 0 where the parameter is not stacked).
-      stacked: whether axis 0 is the layers.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, read: Callable, stacked: bool):
-        self.shape, self.dtype, self.read, self.stacked = shape, dtype, read, stacked
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        index = index if isinstance(index, tuple) else (index,)
-        if not self.stacked:
-            return np.ascontiguousarray(self.read(0)[index].astype(self.dtype))
-        first, rest = index[0], index[1:]
-        if not isinstance(first, slice):
-            return self.read(first)[rest].astype(self.dtype)
-        layers = range(self.shape[0])[first]
-        return np.stack([self.read(layer)[rest].astype(self.dtype) for layer in layers])
-
-    def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        return self[:] if dtype is None else self[:].astype(dtype)
-
-
-def put_sharded(shardings: Any) -> Put:
-    """A `put` that makes each parameter under its sharding; devices read only their part.
-
-    Args:
-      shardings: the tree of shardings, as `mesh.shardings(mesh, model.axes())` gives it.
-    """
-
-    def put(path: tuple[str, ...], leaf: Leaf) -> jax.Array:
-        sharding = functools.reduce(operator.getitem, path, shardings)
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-
-    return put
-
-
-def put_numpy(path: tuple[str, ...], leaf: Leaf) -> np.ndarray:
-    """A `put` that reads the whole parameter into host memory."""
-    return np.asarray(leaf)
+"""Our path -> (tensor name, with `{layer}` and `{expert}` where there is one for each; layout)."""
 
 
 def letter_sizes(config: ModelConfig) -> dict[str, int]:
-    """The size of every letter of the layouts."""
-    return {
+    """The size of every letter of the layouts.
+
+    Capitals are those of `posttrain_jax/api.py`, with H = R J (R = 2 halves of rotary pairs).
+    Small ones, of latent attention: q the rank of queries, c of keys and values, a = c + the
+    rotated part, h the width of a query head, b of a head's plain keys and values, v of its
+    values. Of experts: f the width of one, s of the shared ones together.
+    """
+    sizes = {
         "V": config.vocab_size,
         "D": config.width,
         "N": config.heads,
@@ -88,15 +49,32 @@ def letter_sizes(config: ModelConfig) -> dict[str, int]:
         "J": config.head_dim // 2,
         "F": config.ffn,
     }
+    if latent := config.latent:
+        sizes |= {
+            "q": latent.query_rank,
+            "c": latent.rank,
+            "a": latent.rank + latent.rope_dim,
+            "h": latent.plain_dim + latent.rope_dim,
+            "b": latent.plain_dim + latent.value_dim,
+            "v": latent.value_dim,
+        }
+    if experts := config.experts:
+        sizes |= {"E": experts.count, "f": experts.ffn, "s": experts.shared * experts.ffn}
+    return sizes
 
 
 def _side(text: str) -> list[str]:
     """`"(N H) D"` -> `["NH", "D"]`."""
-    return [re.sub(r"[() ]", "", axis) for axis in re.findall(r"\([A-Z ]+\)|[A-Z]", text)]
+    return [re.sub(r"[() ]", "", axis) for axis in re.findall(r"\([A-Za-z ]+\)|[A-Za-z]", text)]
 
 
 def _shape(axes: Iterable[str], sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(math.prod(sizes[letter] for letter in axis) for axis in axes)
+
+
+def file_shape(layout: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of one tensor in the file."""
+    return _shape(_side(layout.split("->")[0]), sizes)
 
 
 def relayout(name: str, array: np.ndarray, layout: str, sizes: Mapping[str, int], *, save: bool):
@@ -118,53 +96,129 @@ def relayout(name: str, array: np.ndarray, layout: str, sizes: Mapping[str, int]
     return apart.transpose([before.index(letter) for letter in after]).reshape(_shape(right, sizes))
 
 
+@functools.lru_cache(maxsize=64)
+def shapes(config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Path -> shape and type of every parameter that the model of this config has."""
+    tree = jax.eval_shape(make_model(config).init, jax.random.key(0))
+    leaves = jax.tree.leaves_with_path(tree)
+    return {"/".join(step.key for step in path): leaf for path, leaf in leaves}
+
+
 def rows(table: Table, config: ModelConfig) -> dict[str, tuple[str, str]]:
-    """The table's rows that this config has (no "head" where the embeddings are tied)."""
-    return {path: row for path, row in table.items() if not (path == "head" and config.tied)}
+    """The table's rows that the model of this config has a parameter for.
+
+    Raises:
+      ValueError: the model has a parameter without a row.
+    """
+    ours = shapes(config)
+    if lacking := sorted(ours.keys() - table.keys()):
+        raise ValueError(
+            f"the {config.family} table of weights has no row for {', '.join(lacking)}: this "
+            "format can't hold a model with these switches"
+        )
+    return {path: row for path, row in table.items() if path in ours}
+
+
+def lead(name: str) -> int:
+    """Over how many of a parameter's first axes the file has one tensor an entry."""
+    return ("{layer}" in name) + ("{expert}" in name)
+
+
+def full_name(path: str, name: str, config: ModelConfig, index: tuple[int, ...]) -> str:
+    """The tensor that holds entry `index` of a parameter."""
+    first = next((s.first for s in config.stacks if s.key == path.split("/")[0]), 0)
+    numbers = dict(zip(("layer", "expert"), index, strict=False))
+    return name.format(**{**numbers, "layer": first + numbers.get("layer", 0)})
+
+
+def each(table: Table, config: ModelConfig) -> Iterable[tuple[str, tuple[int, ...], str, str]]:
+    """Every tensor of the model's file: (our path, index in it, tensor name, layout)."""
+    ours = shapes(config)
+    for path, (name, layout) in rows(table, config).items():
+        for index in np.ndindex(ours[path].shape[: lead(name)]):
+            yield path, index, full_name(path, name, config, index), layout
 
 
 def tensor_names(table: Table, config: ModelConfig) -> list[str]:
     """Every tensor that the file of this model holds."""
-    return [
-        name.format(layer=layer)
-        for name, _ in rows(table, config).values()
-        for layer in range(config.layers if "{layer}" in name else 1)
-    ]
+    return [name for _, _, name, _ in each(table, config)]
 
 
-def read_tree(
-    table: Table,
-    config: ModelConfig,
-    read: Callable[[str], np.ndarray],
-    put: Put,
-    dtype: str = "float32",
-) -> Params:
-    """Build the params tree from a file.
+class Opened(NamedTuple):
+    """A checkpoint of which nothing but the headers was read.
+
+    Attributes:
+      where: the folder or file, for messages.
+      fields: the `ModelConfig` fields that it says; `param_dtype` is what it is stored in.
+      table: its names of the weights.
+      tensors: what it holds.
+      about: name and licence, where it says them.
+    """
+
+    where: Any
+    fields: dict[str, Any]
+    table: Table
+    tensors: Mapping[str, Stored]
+    about: Mapping[str, str]
+
+
+def load(opened: Opened, put: Put, dtype: str | None = None) -> tuple[dict[str, Any], Params]:
+    """Read a checkpoint that was opened.
 
     Args:
-      table: the format's table.
-      config: the sizes.
-      read: tensor name -> array, in the file's layout.
-      put: `(path, Leaf) -> array`: `put_numpy`, or `put_sharded(shardings)`.
-      dtype: of the parameters.
+      opened: from `safetensors.open_folder` or `gguf.open_gguf`.
+      put: see `streaming.py`.
+      dtype: of the parameters; default what they are stored in.
+
+    Returns:
+      The `ModelConfig` fields, and the params tree.
+
+    Raises:
+      ValueError: tensors missing, not understood, or of another shape or type.
     """
-    sizes, kind = letter_sizes(config), np.dtype(getattr(ml_dtypes, dtype, dtype))
-    params: dict[str, Any] = {}
-    for key, (name, layout) in rows(table, config).items():
-        stacked = "{layer}" in name
+    fields = {**opened.fields, **({"param_dtype": dtype} if dtype else {})}
+    return fields, read_tree(opened, ModelConfig(**fields), put)
 
-        def one(layer: int, name: str = name, layout: str = layout) -> np.ndarray:
-            full = name.format(layer=layer)
-            return relayout(full, read(full), layout, sizes, save=False)
 
-        shape = _shape(_side(layout.split("->")[1]), sizes)
-        leaf = Leaf((config.layers, *shape) if stacked else shape, kind, one, stacked)
-        path = tuple(key.split("/"))
+def read_tree(opened: Opened, config: ModelConfig, put: Put) -> Params:
+    """The params tree of a model of this config; everything is checked before anything is read.
+
+    Raises:
+      ValueError: tensors missing, not understood, or of another shape or type.
+    """
+    check_tensors(opened, config)
+    sizes, params = letter_sizes(config), {}
+    for path, (name, layout) in rows(opened.table, config).items():
+
+        def read(*index: int, path: str = path, name: str = name, layout: str = layout):
+            full = full_name(path, name, config, index)
+            return relayout(full, opened.tensors[full].read(), layout, sizes, save=False)
+
+        ours, steps = shapes(config)[path], path.split("/")
         node = params
-        for step in path[:-1]:
+        for step in steps[:-1]:
             node = node.setdefault(step, {})
-        node[path[-1]] = put(path, leaf)
+        node[steps[-1]] = put(tuple(steps), Leaf(ours.shape, ours.dtype, lead(name), read))
     return params
+
+
+def check_tensors(opened: Opened, config: ModelConfig) -> None:
+    """Raise ValueError where a checkpoint does not hold exactly the tensors of this config."""
+    sizes = letter_sizes(config)
+    wanted = {name: layout for _, _, name, layout in each(opened.table, config)}
+    check_names(opened.where, wanted, opened.tensors)
+    for name, layout in wanted.items():
+        file, dtype, shape, _ = opened.tensors[name]
+        if shape != file_shape(layout, sizes):
+            raise ValueError(
+                f"{file}: tensor {name}: expected shape {file_shape(layout, sizes)} from the "
+                f"model's config, got {shape}"
+            )
+        if dtype not in WEIGHT_DTYPES:
+            raise ValueError(
+                f"{file}: tensor {name}: expected one of the types {', '.join(WEIGHT_DTYPES)}, "
+                f"got {dtype}"
+            )
 
 
 def check_names(where: Any, expected: Iterable[str], found: Iterable[str]) -> None:

@@ -21,25 +21,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from posttrain_jax.api import Model, Params
-from posttrain_jax.kernels import token_logprobs
+from posttrain_jax.api import Model, Params, Routing
+from posttrain_jax.kernels import project, token_logprobs
+from posttrain_jax.kernels.attention import SAVED
 from posttrain_jax.mesh import constrain
+from posttrain_jax.models import moe
 from posttrain_jax.models.attention import Place, attend
-from posttrain_jax.models.config import CHOICES, ModelConfig, Stack
+from posttrain_jax.models.config import CHOICES, FLOAT32, ModelConfig, Stack
+from posttrain_jax.models.feed_forward import feed_forward
+from posttrain_jax.models.latent import attend_latent
 
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
 }
-ACTIVATIONS = {"silu": nn.silu, "gelu": functools.partial(nn.gelu, approximate=True)}
 
 
 class Cache(NamedTuple):
     """Keys and values of all layers; an argument and a result of `Model.apply`.
 
     Attributes:
-      k_BKHS, v_BKSH: one array a layer; keys lie transposed.
+      k_BKHS, v_BKSH: one array a layer; keys lie transposed. Of latent attention the values are
+        a part of the keys: `v_BKSH` have no width.
       segments_BS: 0 where nothing was written (or padding was).
       filled: how many places are; the next tokens go there, the same for every row.
     """
@@ -65,25 +72,31 @@ def rms_norm(x: jax.Array, weight: jax.Array, eps: float, offset: float = 0.0) -
 
 
 class Layer(nn.Module):
-    """One decoder layer; `cache` is None or this layer's keys and values."""
+    """One decoder layer; `sparse`: its feed-forward half is a mixture of experts."""
 
     config: ModelConfig
+    sparse: bool = False
 
-    def weight(self, name: str, shape: tuple[int, ...], axes: tuple[str, ...], init) -> jax.Array:
+    def weight(self, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], init):
         """A parameter with logical axis names."""
         boxed = nn.with_logical_partitioning(init, axes)
+        if name in FLOAT32:
+            return jnp.asarray(self.param(name, boxed, shape, jnp.float32))
         value: Any = self.param(name, boxed, shape, self.config.param_dtype)
         return value.astype(self.config.dtype)
 
     def project(self, equation: str, x: jax.Array, name: str, shape, axes, init) -> jax.Array:
         """The product of activations with a weight; every matrix of a layer goes through here."""
-        return jnp.einsum(equation, x, self.weight(name, shape, axes, init))
+        return project(equation, x, self.weight(name, shape, axes, init))
 
-    def norm(self, name: str, x: jax.Array, axes: tuple[str, ...] = ("norm",)) -> jax.Array:
-        """RMSNorm over the last `len(axes)` axes."""
+    def norm(
+        self, name: str, x: jax.Array, axes: tuple[str, ...] = ("norm",), eps: float | None = None
+    ) -> jax.Array:
+        """RMSNorm over the last `len(axes)` axes; `eps` where it is not the config's."""
         init = nn.initializers.zeros if self.config.norm_offset else nn.initializers.ones
         weight = self.weight(name, x.shape[x.ndim - len(axes) :], axes, init)
-        return rms_norm(x, weight, self.config.norm_eps, self.config.norm_offset)
+        eps = self.config.norm_eps if eps is None else eps
+        return rms_norm(x, weight, eps, self.config.norm_offset)
 
     def before(self, half: str, x_BTD: jax.Array) -> jax.Array:
         """What a half of the layer ("attn", "mlp") sees."""
@@ -94,32 +107,30 @@ class Layer(nn.Module):
         return y_BTD if self.config.norms == "before" else self.norm(f"{half}_post_norm", y_BTD)
 
     @nn.compact
-    def __call__(self, x_BTD, place: Place, cache=None):
-        c = self.config
+    def __call__(self, x_BTD, place: Place, cache=None, recorded_BTA=None):
+        """The layer's output, its new cache or None, and what its router chose or None.
+
+        Args:
+          cache: None or this layer's keys and values.
+          recorded_BTA: experts to keep in place of the router's choice; see `moe.route`.
+        """
+        c, routes = self.config, None
         back = (2 * c.layers) ** -0.5
-        mixed, new = attend(self, self.before("attn", x_BTD), place, cache)
+        attention = attend_latent if c.latent else attend
+        mixed, new = attention(self, self.before("attn", x_BTD), place, cache)
         size = mixed.shape[2] * mixed.shape[3]
         y_BTD = self.project(
             "BTNH,NHD->BTD", mixed, "o", (*mixed.shape[2:], c.width),
             ("heads", "head_dim", "embed"), nn.initializers.normal(size**-0.5 * back),
         )  # fmt: skip
         x_BTD = x_BTD + self.after("attn", y_BTD)
-        y_BTD = feed_forward(self, self.before("mlp", x_BTD), c.ffn)
+        y_BTD = self.before("mlp", x_BTD)
+        if self.sparse:
+            y_BTD, routes = moe.mixture(self, y_BTD, recorded_BTA, resting=cache is None)
+        else:
+            y_BTD = feed_forward(self, y_BTD, c.ffn)
         x_BTD = x_BTD + self.after("mlp", y_BTD)
-        return constrain(x_BTD, "batch", None, None), new
-
-
-def feed_forward(layer: Layer, y_BTD: jax.Array, ffn: int, prefix: str = "") -> jax.Array:
-    """down(activation(gate(y)) * up(y)) (Shazeer 2020, arXiv 2002.05202)."""
-    c = layer.config
-    into, back = c.width**-0.5, (2 * c.layers) ** -0.5
-    inwards = ((c.width, ffn), ("embed", "ffn"), nn.initializers.normal(into))
-    gate = layer.project("BTD,DF->BTF", y_BTD, f"{prefix}gate", *inwards)
-    up = layer.project("BTD,DF->BTF", y_BTD, f"{prefix}up", *inwards)
-    return layer.project(
-        "BTF,FD->BTD", ACTIVATIONS[c.activation](gate) * up, f"{prefix}down",
-        (ffn, c.width), ("ffn", "embed"), nn.initializers.normal(ffn**-0.5 * back),
-    )  # fmt: skip
+        return constrain(x_BTD, "batch", None, None), new, routes
 
 
 def unstack(params: Params) -> Params:
@@ -136,7 +147,7 @@ def unstack(params: Params) -> Params:
 def _boxed_layer(config: ModelConfig, stack: Stack, key: jax.Array) -> Params:
     x = jnp.zeros((1, 1, config.width), config.dtype)
     ones = jnp.ones((1, 1), jnp.int32)
-    return Layer(config).init(key, x, Place(ones, ones))["params"]
+    return Layer(config, stack.sparse).init(key, x, Place(ones, ones))["params"]
 
 
 def _init(config: ModelConfig, key: jax.Array) -> Params:
@@ -151,7 +162,8 @@ def _init(config: ModelConfig, key: jax.Array) -> Params:
     if not config.tied:
         head = jax.random.normal(head_key, (config.width, config.vocab_size))
         params["head"] = head * config.width**-0.5
-    return jax.tree.map(lambda x: x.astype(config.param_dtype), params)
+    kind = lambda path: "float32" if path[-1].key in FLOAT32 else config.param_dtype  # noqa: E731
+    return jax.tree.map_with_path(lambda path, x: x.astype(kind(path)), params)
 
 
 def _axes(config: ModelConfig) -> Any:
@@ -164,48 +176,67 @@ def _axes(config: ModelConfig) -> Any:
     return axes if config.tied else {**axes, "head": ("embed", "vocab")}
 
 
-def _apply(config, params, tokens_BT, *, positions_BT, segments_BT, cache: Cache | None = None):
+def _apply(config, params, tokens_BT, **places):
+    return _routed(config, params, tokens_BT, **places)[:2]
+
+
+def _routed(
+    config, params, tokens_BT, *, positions_BT, segments_BT, cache: Cache | None = None,
+    experts_BTLA=None,
+):  # fmt: skip
     x_BTD = jnp.take(params["embed"], tokens_BT, axis=0).astype(config.dtype)
     if config.embed_scale != 1.0:
         x_BTD *= jnp.asarray(config.embed_scale, config.dtype)
-    x_BTD = constrain(x_BTD, "batch", None, None)
+    x_BTD, routing = constrain(x_BTD, "batch", None, None), None
     place = Place(positions_BT, segments_BT)
+    recorded = None if experts_BTLA is None else jnp.moveaxis(experts_BTLA, 2, 0)
     if cache is None:
         for stack in config.stacks:
-            x_BTD = _scan(config, stack, params[stack.key], x_BTD, place)
+            kept = recorded if stack.sparse else None
+            x_BTD, routing = _scan(config, stack, params[stack.key], x_BTD, place, kept)
     else:
-        x_BTD, cache = _unrolled(config, params, x_BTD, place, cache)
-    return rms_norm(x_BTD, params["final_norm"], config.norm_eps, config.norm_offset), cache
+        x_BTD, cache, routing = _unrolled(config, params, x_BTD, place, cache, recorded)
+    x_BTD = rms_norm(x_BTD, params["final_norm"], config.norm_eps, config.norm_offset)
+    return x_BTD, cache, routing
 
 
-def _scan(config: ModelConfig, stack: Stack, layers: Params, x_BTD, place: Place):
-    """All layers of a stack without a cache."""
+def _scan(config: ModelConfig, stack: Stack, layers: Params, x_BTD, place: Place, recorded):
+    """All layers of a stack without a cache -> (x_BTD, Routing or None)."""
     local = np.array([config.is_local(stack.first + i) for i in range(stack.depth)])
 
     def step(x_BTD, layer):
-        params, is_local = layer
+        params, is_local, kept = layer
         here = place._replace(local=is_local if config.window else False)
-        return Layer(config).apply({"params": params}, x_BTD, here)[0], None
+        call: Any = Layer(config, stack.sparse).apply
+        x_BTD, _, routes = call({"params": params}, x_BTD, here, recorded_BTA=kept)
+        return x_BTD, routes and (routes.choice_BTA, routes.entropy_BT)
 
     if config.remat != "none":
         step = jax.checkpoint(step, policy=REMAT[config.remat], prevent_cse=False)
-    return jax.lax.scan(step, x_BTD, (layers, local))[0]
+    x_BTD, found = jax.lax.scan(step, x_BTD, (layers, local, recorded))
+    return x_BTD, found and Routing(*found)
 
 
-def _unrolled(config: ModelConfig, params: Params, x_BTD, place: Place, cache: Cache):
-    """All layers, one by one, with a cache -> (x_BTD, the new cache)."""
+def _unrolled(config: ModelConfig, params: Params, x_BTD, place: Place, cache: Cache, recorded):
+    """All layers, one by one, with a cache -> (x_BTD, the new cache, Routing or None)."""
     start = (0, cache.filled)
     segments = jax.lax.dynamic_update_slice(cache.segments_BS, place.segments_BT, start)
     place = place._replace(filled=cache.filled, valid_BS=segments != 0)
-    apart, keys, values = unstack(params), [], []
-    layers = [layer for stack in config.stacks for layer in apart[stack.key]]
+    apart, keys, values, found = unstack(params), [], [], []
+    layers = [(layer, s.sparse) for s in config.stacks for layer in apart[s.key]]
     each = zip(layers, cache.k_BKHS, cache.v_BKSH, strict=True)
-    for number, (layer, k, v) in enumerate(each):
+    for number, ((layer, sparse), k, v) in enumerate(each):
         here = place._replace(local=config.is_local(number))
-        x_BTD, (k, v) = Layer(config).apply({"params": layer}, x_BTD, here, (k, v))
+        kept = recorded[len(found)] if sparse and recorded is not None else None
+        call: Any = Layer(config, sparse).apply
+        x_BTD, (k, v), routes = call({"params": layer}, x_BTD, here, (k, v), kept)
         keys, values = [*keys, k], [*values, v]
+        if routes is not None:
+            found.append((routes.choice_BTA, routes.entropy_BT))
     length = place.segments_BT.shape[1]
-    return x_BTD, Cache(tuple(keys), tuple(values), segments, cache.filled + length)
+    cache = Cache(tuple(keys), tuple(values), segments, cache.filled + length)
+    routing = Routing(*map(jnp.stack, zip(*found, strict=True))) if found else None
+    return x_BTD, cache, routing
 
 
 def _head_VD(config: ModelConfig, params: Params) -> jax.Array:
@@ -222,14 +253,18 @@ def _logits(config, params, hidden_BTD):
     return jnp.where(jnp.arange(config.vocab_size) == config.pad_id, -1e30, logits)
 
 
-def _logprobs(config, params, hidden_BTD, targets_BT, temperature=1.0):
-    head_VD = _head_VD(config, params)
-    return token_logprobs(hidden_BTD, head_VD, targets_BT, temperature, never=config.pad_id)
+def _logprobs(config, params, hidden_BTD, targets_BT, temperature=1.0, needed_BT=None):
+    return token_logprobs(
+        hidden_BTD, _head_VD(config, params), targets_BT, temperature,
+        never=config.pad_id, needed_BT=needed_BT,
+    )  # fmt: skip
 
 
 def _init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
-    shape_k = (batch, config.kv_heads, config.head_dim, length)
-    shape_v = (batch, config.kv_heads, length, config.head_dim)
+    heads, width, values = config.kv_heads, config.head_dim, config.head_dim
+    if config.latent:
+        heads, width, values = 1, config.latent.rank + config.latent.rope_dim, 0
+    shape_k, shape_v = (batch, heads, width, length), (batch, heads, length, values)
     return Cache(
         tuple(jnp.zeros(shape_k, config.dtype) for _ in range(config.layers)),
         tuple(jnp.zeros(shape_v, config.dtype) for _ in range(config.layers)),
@@ -251,12 +286,15 @@ def make_model(config: ModelConfig) -> Model:
         if getattr(config, name) not in words:
             got = getattr(config, name)
             raise ValueError(f"{name}={got!r}: expected one of {sorted(words)} (model.{name})")
+    if config.experts:
+        moe.check(config.experts, config.layers)
     bind = functools.partial
     return Model(
         config=config,
         init=bind(_init, config),
         axes=bind(_axes, config),
         apply=bind(_apply, config),
+        routed=bind(_routed, config),
         logits=bind(_logits, config),
         logprobs=bind(_logprobs, config),
         init_cache=bind(_init_cache, config),

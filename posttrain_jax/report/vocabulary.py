@@ -48,6 +48,10 @@ TERMS = {
     "sampling_gap": Term(
         "sampling gap", "nats", False, "largest log-prob change by temperature, top-k, top-p"
     ),
+    "router_load_max": Term("busiest expert", "x", False, "its load over an even share"),
+    "router_load_min": Term("idlest expert", "x", False, "its load over an even share"),
+    "router_entropy": Term("router entropy", "nats", False, "of its distribution over experts"),
+    "router_dropped": Term("dropped choices", "%", True, "token-choices that no expert answered"),
     "skipped": Term("skipped updates", "", False, "gradient not finite; counted from the start"),
     "tokens": Term("tokens", "", False, "tokens sampled in this step"),
     "clip_fraction": Term("clipped ratios", "%", True, "share of tokens whose ratio was clipped"),

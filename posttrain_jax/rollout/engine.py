@@ -123,12 +123,14 @@ def job(
     first_uid: int,
     group_size: int,
     max_new: int,
+    record_experts: bool = False,
 ) -> Job:
     """A group of completions for each prompt, asked for; row b has the uid `first_uid + b`.
 
     Args:
       prompts: the same on every host; each host puts only its part on its devices.
       sampling: the end-of-sequence token is added to its stop tokens.
+      record_experts: see `Rules`.
     """
     rows = len(prompts.examples) * group_size
     uids = np.arange(rows, dtype=np.uint32) + np.uint32(first_uid % 2**32)
@@ -136,7 +138,7 @@ def job(
     sampling = sampling._replace(stop=(*sampling.stop, tokenizer.eos_id))
     return Job(
         Asked(place(prompts.tokens), place(prompts.segments), jax.random.key(seed), place(uids)),
-        Rules(sampling, max_new, group_size, tokenizer.pad_id),
+        Rules(sampling, max_new, group_size, tokenizer.pad_id, record_experts),
     )
 
 
@@ -205,7 +207,8 @@ def for_sampling(params: Params, model: Model, mesh: Mesh) -> Params:
 
 @lru_cache(maxsize=8)
 def _reshard(mesh: Mesh, model: Model):
-    decoding = lambda axes: spec(*(None if name == "embed" else name for name in axes))  # noqa: E731
+    gathered = ("embed", "latent")
+    decoding = lambda axes: spec(*(None if name in gathered else name for name in axes))  # noqa: E731
     where = jax.tree.map(
         lambda axes: NamedSharding(mesh, decoding(axes)), model.axes(), is_leaf=is_axes
     )

@@ -133,6 +133,7 @@ def assemble(
         weight_BT=(mask_BT & valid_B[:, None]).astype(jnp.float32),
         advantage_BT=jnp.broadcast_to(advantage_B[:, None], mask_BT.shape),
         behaviour_logp_BT=rollout.model_logp_BT if truncated else rollout.behaviour_logp_BT,
+        experts_BTLA=rollout.experts_BTLA,
     )
     counted_BW = scored.applies_BW & scored.valid_B[:, None]
     metrics = {

@@ -231,7 +231,7 @@ def in_rounds(
 
     Args:
       filler: fills up a round; what `run` makes of it is dropped.
-      batch_size: items of all hosts in a round, rounded up to a multiple of data x fsdp.
+      batch_size: items of all hosts in a round, rounded up to a multiple of data x fsdp x expert.
     """
     shards, hosts = batch_shards(mesh), jax.process_count()
     share = -(-batch_size // shards) * shards // hosts

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax.api import Array, Model, Params, Rollout
+from posttrain_jax.api import Array, Model, Params, Rollout, Routing
 from posttrain_jax.mesh import constrain
 from posttrain_jax.models.transformer import Cache, unstack
 from posttrain_jax.rollout.sampling import Sampling, row_keys, sample_token
@@ -27,6 +27,7 @@ class Loop(NamedTuple):
       place: how many completion tokens every live row has.
       token_B: the last sampled token, not yet in the cache.
       live_B: rows that have sampled no stop token.
+      experts_BTLA: as of `Rollout`, or None; prompt and completion.
     """
 
     place: Array
@@ -37,6 +38,7 @@ class Loop(NamedTuple):
     mask_BC: Array
     behaviour_logp_BC: Array
     model_logp_BC: Array
+    experts_BTLA: Array | None = None
 
 
 def fan_out(cache: Cache, group_size: int, length: int) -> Cache:
@@ -82,12 +84,14 @@ class Rules(NamedTuple):
     Attributes:
       max_new: completion tokens at most.
       pad_id: fills the places after a sequence's end.
+      record_experts: a rollout tells which experts of a mixture its tokens went to.
     """
 
     sampling: Sampling
     max_new: int
     group_size: int = 1
     pad_id: int = 0
+    record_experts: bool = False
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rules"))
@@ -156,13 +160,19 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
     """Each prompt once, its cache fanned out to its group, and the first token of every row."""
     prompts, width = asked.prompts_PT.shape
     rows, new = prompts * rules.group_size, rules.max_new
-    hidden_PTD, cache = model.apply(
+    hidden_PTD, cache, routing = model.routed(
         params,
         asked.prompts_PT,
         positions_BT=jnp.maximum(jnp.cumsum(asked.segments_PT, axis=1) - 1, 0),
         segments_BT=asked.segments_PT,
         cache=model.init_cache(prompts, width),
     )
+    experts = None
+    if rules.record_experts and routing is not None:
+        known = _known(routing, asked.segments_PT != 0)
+        after = ((0, 0), (0, new), (0, 0), (0, 0))
+        known = jnp.pad(known, after, constant_values=-1)
+        experts = jnp.repeat(known, rules.group_size, axis=0)
     loop = Loop(
         place=jnp.int32(0),
         token_B=jnp.zeros((rows,), jnp.int32),
@@ -172,6 +182,7 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
         mask_BC=jnp.zeros((rows, new), bool),
         behaviour_logp_BC=jnp.zeros((rows, new), jnp.float32),
         model_logp_BC=jnp.zeros((rows, new), jnp.float32),
+        experts_BTLA=experts,
     )
     last_BD = jnp.repeat(hidden_PTD[:, -1], rules.group_size, axis=0)
     return _draw(model, params, last_BD, loop, asked, rules)
@@ -180,10 +191,10 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
 def _decode(model: Model, params: Params, loop: Loop, asked: Asked, rules: Rules, until) -> Loop:
     """Decode until all rows have `until` tokens (`max_new` at most) or have ended."""
     length_B = _lengths(asked, rules)
-    until = jnp.minimum(until, rules.max_new)
+    until, width = jnp.minimum(until, rules.max_new), asked.prompts_PT.shape[1]
 
     def step(loop: Loop) -> Loop:
-        hidden_BTD, cache = model.apply(
+        hidden_BTD, cache, routing = model.routed(
             params,
             loop.token_B[:, None],
             positions_BT=(length_B + loop.place - 1)[:, None],
@@ -191,10 +202,20 @@ def _decode(model: Model, params: Params, loop: Loop, asked: Asked, rules: Rules
             cache=loop.cache,
         )
         loop = loop._replace(cache=cache)
+        if loop.experts_BTLA is not None:
+            known, here = _known(routing, loop.live_B[:, None]), (0, width + loop.place - 1, 0, 0)
+            experts = jax.lax.dynamic_update_slice(loop.experts_BTLA, known, here)
+            loop = loop._replace(experts_BTLA=experts)
         return _draw(model, params, hidden_BTD[:, 0], loop, asked, rules)
 
     more = lambda loop: (loop.place < until) & jnp.any(loop.live_B)  # noqa: E731
     return jax.lax.while_loop(more, step, loop)
+
+
+def _known(routing: Routing, real_BT: Array) -> Array:
+    """The experts of real tokens [B, T, L, A], int16; -1 for all others."""
+    experts_BTLA = jnp.moveaxis(routing.experts_LBTA, 0, 2)
+    return jnp.where(real_BT[..., None, None], experts_BTLA, -1).astype(jnp.int16)
 
 
 @functools.partial(jax.jit, static_argnames=("rules",))
@@ -216,5 +237,6 @@ def _rollout(loop: Loop, asked: Asked, rules: Rules) -> Rollout:
         behaviour_logp_BT=beside(loop.behaviour_logp_BC),
         model_logp_BT=beside(loop.model_logp_BC),
         finished_B=~loop.live_B,
+        experts_BTLA=loop.experts_BTLA,
     )
     return jax.tree.map(lambda x: constrain(x, "batch", *[None] * (x.ndim - 1)), out)

@@ -9,7 +9,11 @@ replaced by the latest one every `reference_every` updates. The host looks for e
 
 Rewards, their weights, steps and kinds are those of rewards.py; prompts come from named groups with
 a share each, so that some can join later. Nothing silent: all-equal groups, truncated samples and
-masked verifier failures are metrics. Left out: tools, off-policy carry-over of unfinished samples.
+masked verifier failures are metrics. With `router_replay` updates keep the experts that the sampler
+chose for every token (rollout routing replay, Ma et al. 2025, arXiv 2510.11370; the cost of the
+record: `api.Rollout`); the reference chooses its own. With adapters (`lora.rank`) the reference is
+another set of them over the same weights: at first one that changes nothing. Left out: tools,
+off-policy carry-over of unfinished samples.
 """
 
 from __future__ import annotations
@@ -25,12 +29,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, registry, train_state
+from posttrain_jax import artifacts, registry, train_state, tree
 from posttrain_jax.api import Artifact, Batch, Model, Params, Rollout
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.mesh import check_batch, local_slice, total
 from posttrain_jax.metrics import MetricLogger, PhaseTimer
-from posttrain_jax.policy import Text, load_policy, open_mesh, open_text, save_policy, stage_title
+from posttrain_jax.models import lora
+from posttrain_jax.policy import (
+    Text,
+    load_trainable,
+    open_mesh,
+    open_text,
+    save_policy,
+    stage_title,
+)
 from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.experience import (
@@ -69,6 +81,7 @@ DEFAULTS = {
     "aggregation": "seq_mean_token_mean",
     "aggregation_constant": 0.0,
     "mask_truncated": False,
+    "router_replay": False,
     "reference_every": 0,
     "lr": ...,
     "lr_schedule": "constant",
@@ -76,6 +89,7 @@ DEFAULTS = {
     "warmup": 0,
     "optimizer": {},
     "model_options": {},
+    "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
     "workers": 2,
     "save_every": 10,
     "samples_every": 5,
@@ -118,6 +132,7 @@ class Setting(NamedTuple):
     Attributes:
       temperature: of the log-probs that are compared. Where the sampling distribution is truncated
         they are those of the untempered model, else of the sampling distribution.
+      frozen: the parameters that are not trained, if any; the reference policy has them too.
     """
 
     config: Any
@@ -128,6 +143,11 @@ class Setting(NamedTuple):
     sampling: Sampling
     temperature: float
     minibatches: int
+    frozen: Params | None = None
+
+    def whole(self, params: Params) -> Params:
+        """Trained parameters with the frozen ones."""
+        return tree.join(self.frozen or {}, params)
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -142,14 +162,19 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         Pool(verifiers, workers=config.workers, quarantine=quarantine) as pool,
     ):
         models = open_judges(terms, inputs, mesh, text)
-        model, params = load_policy(inputs["policy"], mesh, **config.model_options)
+        model, params = load_trainable(
+            inputs["policy"], mesh, config.lora, config.seed, **config.model_options
+        )
+        if config.router_replay and model.config.experts is None:
+            raise ValueError("router_replay=True: the policy's model has no experts; set it False")
+        params, frozen = train_state.split(model, params)
         setting = Setting(
             config, mesh, text, model, Judges(terms, pool, models), sampling,
-            1.0 if sampling.truncated else config.temperature, minibatches,
+            1.0 if sampling.truncated else config.temperature, minibatches, frozen,
         )  # fmt: skip
         stream = PromptStream(config, inputs, text)
         state, phases, last = train(setting, workdir, params, stream)
-        save_policy(workdir, model, state.params)
+        save_policy(workdir, model, state.params, inputs["policy"])
     metrics = {**last, "skipped_prompts": stream.skipped}
     return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
 
@@ -172,7 +197,7 @@ def train(setting: Setting, workdir: Path, params: Params, stream: PromptStream)
             begun = time.monotonic()
             prompts = stream.draw(step // minibatches, step)
             with phases("sample"):
-                rollout, judging = roll_out(setting, state.params, prompts, step)
+                rollout, judging = roll_out(setting, setting.whole(state.params), prompts, step)
             with phases("verify"):
                 scored = score(setting.judges, judging, step, setting.mesh)
             with phases("update"):
@@ -198,7 +223,7 @@ def train(setting: Setting, workdir: Path, params: Params, stream: PromptStream)
     return state, phases, last
 
 
-copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
 
 
 def make_update(setting: Setting, optimizer):
@@ -207,7 +232,7 @@ def make_update(setting: Setting, optimizer):
     loss = registry.load("losses", config.loss).loss
     return train_state.make_update(
         setting.model, optimizer, functools.partial(loss, **config.loss_options),
-        microbatches=config.microbatches, start=config.prompt_length,
+        frozen=setting.frozen, microbatches=config.microbatches, start=config.prompt_length,
         temperature=setting.temperature,
     )  # fmt: skip
 
@@ -223,12 +248,14 @@ def roll_out(
     job = engine.job(
         prompts, mesh, tokenizer, sampling=setting.sampling, seed=config.seed,
         first_uid=step * config.batch_size, group_size=config.group_size, max_new=config.max_new,
+        record_experts=config.router_replay,
     )  # fmt: skip
     examples = [e for e in prompts.examples for _ in range(config.group_size)]
     judging = Judging(setting.judges.pool, examples[local_slice(job.asked.uids_B)])
     params = engine.for_sampling(params, setting.model, mesh)
+    model, params = lora.for_decoding(setting.model, params)
     stretch = -(-config.max_new // config.looks)
-    rollout = engine.stream(setting.model, params, job, tokenizer, judging, stretch=stretch)
+    rollout = engine.stream(model, params, job, tokenizer, judging, stretch=stretch)
     return jax.block_until_ready(rollout), judging
 
 
@@ -243,8 +270,8 @@ def learn(setting: Setting, update, state, reference, batch: Batch, step: int):
         )  # fmt: skip
         if reference is not None:
             logp = train_state.logprobs(
-                setting.model, reference, part, start=config.prompt_length,
-                temperature=setting.temperature,
+                setting.model, setting.whole(reference), part._replace(experts_BTLA=None),
+                start=config.prompt_length, temperature=setting.temperature,
             )  # fmt: skip
             part = part._replace(reference_logp_BT=logp)
         lr = train_state.learning_rate(

@@ -2,7 +2,8 @@
 
 The normalisation is the mean over all loss tokens of the batch. Data that doesn't fit into
 `length` is left out and counted. Where the policy comes from a file, not from an earlier stage,
-put an `import` stage before this one.
+put an `import` stage before this one. With `lora.rank` above 0 adapters are trained, over weights
+that stay as they are (models/lora.py).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from posttrain_jax.losses import sft as cross_entropy
 from posttrain_jax.losses.common import aggregation_weights
 from posttrain_jax.mesh import check_batch
 from posttrain_jax.metrics import MetricLogger, PhaseTimer
-from posttrain_jax.policy import load_policy, open_mesh, open_text, save_policy, stage_title
+from posttrain_jax.policy import load_trainable, open_mesh, open_text, save_policy, stage_title
 
 DEFAULTS = {
     "data": {},
@@ -43,6 +44,7 @@ DEFAULTS = {
     "optimizer": {},
     "aggregation": "token_mean_global",
     "model_options": {},
+    "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
     "save_every": 50,
 }
 
@@ -51,12 +53,14 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Fine-tune inputs["policy"] on `config.data`; `steps`, or `epochs` over the packed rows."""
     mesh, text = open_mesh(config), open_text(config)
     with jax.set_mesh(mesh):
-        model, params = load_policy(inputs["policy"], mesh, **config.model_options)
+        model, params = load_trainable(
+            inputs["policy"], mesh, config.lora, config.seed, **config.model_options
+        )
         examples = load_examples(config.data, inputs, config.seed)
         sequences = encode_examples(examples, *text, config.system)
         rows, dropped = pack(sequences, config.length, text.tokenizer.pad_id)
         params, phases, last = train(config, workdir, mesh, model, params, rows)
-        save_policy(workdir, model, params)
+        save_policy(workdir, model, params, inputs["policy"])
     return artifacts.finish(
         workdir,
         metrics={**last, "examples": len(examples), "rows": len(rows.tokens), "dropped": dropped},
@@ -81,7 +85,7 @@ def train(
     """The loop over packed rows.
 
     Returns:
-      the parameters, seconds by phase, and the last step's loss.
+      the trained parameters, seconds by phase, and the last step's loss.
     """
     check_batch(mesh, "batch_size", config.batch_size)
     check_batch(mesh, "batch_size / microbatches", config.batch_size // config.microbatches)
@@ -91,8 +95,9 @@ def train(
         Checkpoints(workdir, config.save_every),
     )
     optimizer = train_state.make_optimizer(**config.optimizer)
+    params, frozen = train_state.split(model, params)
     update = train_state.make_update(
-        model, optimizer, cross_entropy.loss, microbatches=config.microbatches
+        model, optimizer, cross_entropy.loss, frozen=frozen, microbatches=config.microbatches
     )
     state = train_state.init_state(params, optimizer)
     start, state, meta = checkpoints.restore(state) or (0, state, {})

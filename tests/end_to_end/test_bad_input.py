@@ -36,9 +36,10 @@ def test_a_wrong_word_stops_before_anything_starts(posttrain, mini, tmp_path, wo
         ("rl.batch_size=24", 1,
          ["rollout_size=32 is not a multiple of batch_size=24", "24 or 48"]),
         ("rl.group_size=16", 8,
-         ["rollout_size / group_size=2 does not divide over data x fsdp = 8", "nearest", "8"]),
+         ["rollout_size / group_size=2 does not divide over data x fsdp x expert = 8", "nearest"]),
         ("samples.batch_size=12", 8,
-         ["batch_size=12 does not divide over data x fsdp = 8", "8 or 16", "in stage 'samples'"]),
+         ["batch_size=12 does not divide over data x fsdp x expert = 8", "8 or 16",
+          "in stage 'samples'"]),
     ],
 )  # fmt: skip
 def test_sizes_that_cannot_be(whole, posttrain, mini, tmp_path, setting, devices, messages):

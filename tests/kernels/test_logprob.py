@@ -153,3 +153,41 @@ def test_chunks_are_counted_per_device(monkeypatch):
 def test_an_unknown_impl_is_named(inputs):
     with pytest.raises(ValueError, match="'fused': expected auto, xla or reference"):
         token_logprobs(*inputs, impl="fused")
+
+
+NEEDED = np.array([[0, 1, 0, 1, 1, 1, 1, 0, 0, 0], [0] * 10, [1, 1, 0, 0, 0, 0, 0, 0, 0, 1]], bool)
+
+
+@pytest.mark.parametrize("impl", ["xla", "reference"])
+def test_only_needed_positions_have_results_and_gradients(chunked, inputs, impl):
+    rng = np.random.default_rng(4)
+    g, e = rng.normal(size=(2, BATCH, LENGTH))
+    some = lambda *x: token_logprobs(*x, 0.7, never=0, needed_BT=NEEDED, impl=impl)  # noqa: E731
+    values, grads = both_ways(some, inputs, g, e)
+    for got, want in zip(values, expected(*inputs, 0.7, 0), strict=True):
+        np.testing.assert_allclose(got, np.where(NEEDED, want, 0.0), atol=1e-5)
+    # Without the mask, cotangents of zero elsewhere say the same.
+    whole = gradients(token_logprobs_ref, inputs, g * NEEDED, e * NEEDED, temperature=0.7, never=0)
+    for got, want in zip(grads, whole, strict=True):
+        assert np.abs(want).max() > 0.5
+        np.testing.assert_allclose(got, want, atol=2e-5)
+    assert not np.asarray(grads[0])[~NEEDED].any()
+
+
+def test_chunks_that_nobody_needs_are_not_computed(chunked, inputs, monkeypatch):
+    """The head's product is counted while it runs: two chunks of four, each way."""
+    counts = {"products": 0}
+
+    def counted(*args):
+        jax.debug.callback(lambda: counts.update(products=counts["products"] + 1))
+        return real(*args)
+
+    real = logprob._logits
+    monkeypatch.setattr(logprob, "_logits", counted)
+    ones = np.ones((BATCH, LENGTH))
+    for needed, chunks in ((NEEDED, 2), (np.zeros_like(NEEDED), 0), (None, 4)):
+        counts["products"] = 0
+        some = lambda *x, needed=needed: token_logprobs(*x, needed_BT=needed)  # noqa: E731
+        jax.block_until_ready(both_ways(some, inputs, ones, ones))
+        jax.effects_barrier()
+        assert counts["products"] == 2 * chunks

@@ -95,12 +95,12 @@ def test_axes_are_those_of_the_rules():
 def test_axes_split_only_what_they_divide():
     assert dividing_axes(BATCH_AXES, 8) == ()  # no mesh
     types = (AxisType.Auto, AxisType.Auto, AxisType.Manual)
-    with jax.sharding.use_abstract_mesh(AbstractMesh((2, 4, 2), (*BATCH_AXES, "tensor"), types)):
+    with jax.sharding.use_abstract_mesh(AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"), types)):
         assert dividing_axes(BATCH_AXES, 8) == ("data", "fsdp")
         assert dividing_axes(BATCH_AXES, 4) == ()  # 8 devices: whole on each
         assert dividing_axes(HEAD_AXES, 4) == ()  # already split by an outer shard_map
-    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 2), BATCH_AXES, types[:2])):
-        assert dividing_axes(BATCH_AXES, 8) == ("fsdp",)
+    with jax.sharding.use_abstract_mesh(AbstractMesh((1, 2), ("data", "expert"), types[:2])):
+        assert dividing_axes(BATCH_AXES, 8) == ("expert",)
 
 
 def test_heads_that_do_not_group_are_named(qkv):

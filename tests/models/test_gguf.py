@@ -1,48 +1,28 @@
-"""Dequantisation by hand and by the gguf package; the rotary permutation by its meaning."""
+"""GGUF models: architectures, rope scaling, and the rotary permutation by its meaning."""
+
+import math
 
 import numpy as np
 import pytest
 
 from posttrain_jax.data.gguf_file import GGUFFile, TensorInfo
 from posttrain_jax.models import ModelConfig
-from posttrain_jax.models.gguf import WEIGHTS, config_fields, load_gguf, tensor
-from posttrain_jax.models.layout import letter_sizes, relayout
+from posttrain_jax.models.config import RopeScaling
+from posttrain_jax.models.gguf import TABLES, WEIGHTS, config_fields, load_gguf
+from posttrain_jax.models.hf_files import find_family
+from posttrain_jax.models.layout import (
+    Opened,
+    check_tensors,
+    each,
+    letter_sizes,
+    relayout,
+    shapes,
+)
+from posttrain_jax.models.stored import Stored
 
 CONFIG = ModelConfig(
     vocab_size=40, layers=3, width=32, heads=4, kv_heads=2, head_dim=8, ffn=64, tied=False
 )
-
-
-def one_tensor(tmp_path, kind, shape, raw):
-    path = tmp_path / "raw.bin"
-    path.write_bytes(raw)
-    return GGUFFile(path, {}, {"w": TensorInfo(kind, shape, 0, len(raw))})
-
-
-def test_q4_1_block_by_hand(tmp_path):
-    # d = 0.5, m = -2; byte i holds element i in its low half and element i + 16 in its high half.
-    nibbles = bytes((15 - i) << 4 | i for i in range(16))
-    raw = np.array([0.5, -2], "<f2").tobytes() + nibbles
-    expected = [0.5 * i - 2 for i in range(16)] + [0.5 * (15 - i) - 2 for i in range(16)]
-    np.testing.assert_array_equal(tensor(one_tensor(tmp_path, "Q4_1", (32,), raw), "w"), expected)
-
-
-def test_q8_0_blocks_by_hand(tmp_path):
-    quants = np.arange(-32, 32, dtype=np.int8)
-    raw = b"".join(
-        np.array([scale], "<f2").tobytes() + quants[at : at + 32].tobytes()
-        for scale, at in ((0.25, 0), (2.0, 32))
-    )
-    expected = np.stack([0.25 * np.arange(-32, 0), 2.0 * np.arange(32)])
-    np.testing.assert_array_equal(tensor(one_tensor(tmp_path, "Q8_0", (2, 32), raw), "w"), expected)
-
-
-def test_bf16_and_f16(tmp_path):
-    values = np.array([1.0, -2.5, 0.15625], np.float32)
-    upper = (values.view(np.uint32) >> 16).astype("<u2").tobytes()
-    np.testing.assert_array_equal(tensor(one_tensor(tmp_path, "BF16", (3,), upper), "w"), values)
-    half = values.astype("<f2").tobytes()
-    np.testing.assert_array_equal(tensor(one_tensor(tmp_path, "F16", (3,), half), "w"), values)
 
 
 def rotate(x_TNH, interleaved):
@@ -128,10 +108,129 @@ def test_small_file_of_the_gguf_package(tmp_path):
         np.testing.assert_array_equal(layers["q"][layer].reshape(32, 32), q.T)
 
 
-def test_refusals(tmp_path):
-    file = GGUFFile(tmp_path / "x.gguf", {"general.architecture": "qwen2"}, {})
-    with pytest.raises(ValueError, match=r"x\.gguf: expected architecture 'llama', got 'qwen2'"):
-        config_fields(file)
-    scaled = {"general.architecture": "llama", "llama.rope.scaling.type": "yarn"}
-    with pytest.raises(ValueError, match=r"rope scaling \(yarn\)"):
-        config_fields(GGUFFile(tmp_path / "x.gguf", scaled, {}))
+def metadata(architecture, **more):
+    """What every architecture says, of a small model."""
+    said = {
+        "embedding_length": 32, "block_count": 2, "attention.head_count": 4, "context_length": 64,
+        "attention.head_count_kv": 2, "feed_forward_length": 64, "attention.key_length": 8,
+        "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 5000.0, **more,
+    }  # fmt: skip
+    return {
+        "general.architecture": architecture,
+        **{f"{architecture}.{key}": value for key, value in said.items()},
+    }
+
+
+MORE = {
+    "qwen3moe": {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32},
+    "gemma3": {"attention.sliding_window": 16, "block_count": 6},
+}
+FAMILY_OF = {"qwen3moe": "qwen3_moe", "gemma3": "gemma3_text"}
+
+
+@pytest.mark.parametrize("architecture", sorted(TABLES))
+def test_every_architecture_is_the_same_model_as_its_folder(architecture, tmp_path):
+    """A random model of the family, as GGUF (norms of Gemma with 1 added) and as we keep it."""
+    gguf = pytest.importorskip("gguf", reason="pip install posttrain_jax[smollm2]")
+    path = tmp_path / "small.gguf"
+    said = metadata(architecture, **MORE.get(architecture, {}))
+    embed = {"token_embd.weight": TensorInfo("F32", (40, 32), 0, 0)}
+    fields = config_fields(GGUFFile(path, said, embed))
+    assert fields["family"] == FAMILY_OF.get(architecture, architecture)
+    config, rng = ModelConfig(**fields), np.random.default_rng(0)
+    params, sizes, family = {}, letter_sizes(config), find_family(fields["family"], path)
+    writer = gguf.GGUFWriter(str(path), architecture)
+    for key, value in said.items():
+        kind = {int: writer.add_uint32, float: writer.add_float32}.get(type(value))
+        if kind:
+            kind(key, value)
+    for key, shaped in shapes(config).items():
+        params[key] = rng.standard_normal(shaped.shape).astype(np.float32)
+    for key, index, name, layout in each(TABLES[architecture], config):
+        stored = relayout(name, params[key][index], layout, sizes, save=True)
+        if architecture == "gemma3" and name.endswith("norm.weight"):
+            stored = stored + np.float32(1)
+        writer.add_tensor(name, np.ascontiguousarray(stored))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    said_fields, loaded = load_gguf(str(path))
+    assert ModelConfig(**said_fields) == config
+    for key in params:
+        *parents, last = key.split("/")
+        got = loaded[parents[0]][last] if parents else loaded[last]
+        np.testing.assert_allclose(got, params[key], atol=3e-7 if architecture == "gemma3" else 0)
+    # What the file says of the model is what the family's config.json can say.
+    again = family.from_hf(family.to_hf(config))
+    assert ModelConfig(**{**again, "family": config.family}) == config
+
+
+def opened(path, architecture="llama", tensors=(), **more):
+    embed = {"token_embd.weight": TensorInfo("F32", (40, 32), 0, 0)}
+    return GGUFFile(path, metadata(architecture, **more), {**embed, **dict(tensors)})
+
+
+def llama3_factors(theta, width, factor):
+    """convert_hf_to_gguf's rope_freqs, pair by pair."""
+    found = []
+    for pair in range(width // 2):
+        wavelength = 2 * math.pi * theta ** (2 * pair / width)
+        if wavelength < 8192 / 4:
+            found.append(1.0)
+        elif wavelength > 8192:
+            found.append(factor)
+        else:
+            smooth = (8192 / wavelength - 1) / 3
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return np.array(found, "<f4")
+
+
+def test_llama_3s_factors_are_recognised(tmp_path):
+    path = tmp_path / "x.gguf"
+    factors = llama3_factors(500000.0, 64, 32.0)
+    assert 1 in factors and 32 in factors and len(set(factors)) > 3
+    path.write_bytes(factors.tobytes())
+    tensors = {"rope_freqs.weight": TensorInfo("F32", (32,), 0, 128)}
+    sizes = {"attention.key_length": 64, "rope.freq_base": 500000.0}
+    fields = config_fields(opened(path, tensors=tensors, **sizes))
+    assert fields["rope"] == RopeScaling("llama3", 32.0, 8192, low_factor=1.0, high_factor=4.0)
+    path.write_bytes((factors * np.linspace(1, 2, 32, dtype="f4")).tobytes())
+    with pytest.raises(
+        ValueError, match=r"x\.gguf: tensor rope_freqs\.weight: expected the factors"
+    ):
+        config_fields(opened(path, tensors=tensors, **sizes))
+
+
+def test_linear_and_yarn_scaling(tmp_path):
+    path, said = tmp_path / "x.gguf", {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}
+    assert config_fields(opened(path, **said))["rope"] == RopeScaling("linear", 8.0)
+    said = {**said, "rope.scaling.type": "yarn", "rope.scaling.original_context_length": 32}
+    yarn = config_fields(opened(path, "qwen2", **said))["rope"]
+    assert yarn == RopeScaling("yarn", 8.0, 32, attention_factor=0.1 * math.log(8.0) + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "more", "message"),
+    [
+        ("mamba", {}, r"architecture is 'mamba', which is not read; there are: llama, qwen2"),
+        ("deepseek2", {}, r"'deepseek2', which is not read \(.*safetensors\); there are"),
+        ("llama", {"rope.scaling.type": "longrope", "rope.scaling.factor": 2.0},
+         "rope scaling 'longrope': expected none, linear or yarn"),
+        ("llama", {"rope.dimension_count": 4}, "expected the head's width 8, got 4"),
+        ("qwen3moe", {}, "expected the key qwen3moe.expert_count in its metadata, got none"),
+    ],
+)  # fmt: skip
+def test_refusals(tmp_path, architecture, more, message):
+    with pytest.raises(ValueError, match=rf"x\.gguf: .*{message}"):
+        config_fields(opened(tmp_path / "x.gguf", architecture, **more))
+
+
+def test_missing_and_misshapen_tensors(tmp_path):
+    path = tmp_path / "x.gguf"
+    file = opened(path)
+    stored = {n: Stored(path, "F32", i.shape, lambda: None) for n, i in file.tensors.items()}
+    checkpoint = Opened(path, config_fields(file), WEIGHTS, stored, {})
+    config = ModelConfig(**checkpoint.fields)
+    with pytest.raises(ValueError, match=r"x\.gguf: 19 tensors missing: blk\.0\.attn_k\.weight"):
+        check_tensors(checkpoint, config)

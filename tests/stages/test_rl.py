@@ -51,7 +51,7 @@ def test_sizes_that_do_not_divide(small, changes, message):
     ],
 )
 def test_sizes_that_the_mesh_does_not_divide(changes, message):
-    mesh = SimpleNamespace(shape={"data": 2, "fsdp": 2})
+    mesh = SimpleNamespace(shape={"data": 2, "fsdp": 2, "expert": 1})
     with pytest.raises(ValueError, match=message):
         rl.check_sizes(ConfigDict({**SIZES, **changes}), mesh)
 
@@ -94,6 +94,7 @@ def setting(small):
         **SIZES, "seed": 0, "prompt_length": 5, "max_new": 4, "aggregation": "seq_mean_token_mean",
         "aggregation_constant": 0.0, "lr": 1e-2, "lr_schedule": "linear", "lr_end_ratio": 0.0,
         "warmup": 1, "loss": "grpo", "loss_options": {"kl_coef": 0.1}, "steps": 8, "looks": 2,
+        "router_replay": False,
     })  # fmt: skip
     text = Text(SimpleNamespace(eos_id=1, pad_id=0, decode=str), None)
     judges = SimpleNamespace(pool=SimpleNamespace(submit=lambda responses, examples: None))

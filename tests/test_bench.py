@@ -1,0 +1,55 @@
+"""`posttrain bench`: operations counted by hand, and every workload once on a very small model."""
+
+import dataclasses
+import json
+
+import pytest
+
+from posttrain_jax.bench import flops, tokens
+from posttrain_jax.models import ModelConfig
+from posttrain_jax.models.config import Experts
+
+CONFIG = ModelConfig(vocab_size=11, layers=2, width=8, heads=4, kv_heads=2, head_dim=4, ffn=5)
+# q 8x16, k and v 8x8 each, o 16x8, gate, up, down 8x5 each.
+DENSE = 8 * 16 + 2 * 8 * 8 + 16 * 8 + 3 * 8 * 5
+
+
+def test_weights_that_a_token_meets():
+    assert flops.weights_met(CONFIG) == 2 * DENSE
+    sparse = dataclasses.replace(CONFIG, experts=Experts(count=4, active=2, ffn=6))
+    attention, router, expert = 8 * 16 + 2 * 8 * 8 + 16 * 8, 8 * 4, 3 * 8 * 6
+    assert flops.weights_met(sparse) == 2 * (attention + router + 2 * expert)
+
+
+def test_attention_counts_the_keys_that_are_seen():
+    # Three queries after two others see 3, 4 and 5 keys; 4 heads, 4 wide, scores and values.
+    assert flops.attention_flops(CONFIG, 3, before=2) == 2 * (2 * 4 * (4 + 4) * (3 + 4 + 5))
+    near = dataclasses.replace(CONFIG, window=4, global_every=2)  # the first layer is local
+    assert flops.attention_flops(near, 3, before=2) == 2 * 4 * 8 * ((3 + 4 + 4) + (3 + 4 + 5))
+
+
+def test_a_forward_by_hand():
+    expected = 2 * (2 * DENSE) * 3 + 2 * (2 * 4 * 8 * (1 + 2 + 3)) + 2 * 8 * 11 * 1
+    assert flops.forward_flops(CONFIG, 3, head=1) == expected
+
+
+def test_every_workload_runs(monkeypatch, capsys):
+    small = dataclasses.replace(CONFIG, vocab_size=32, width=16, head_dim=8, ffn=32)
+    monkeypatch.setattr(tokens, "TINY", small)
+    monkeypatch.setattr(flops, "SQUARE", 64)
+    arguments = ["sft", "dpo", "sample", "grpo", "--steps", "1", "--json", "--batch", "2"]
+    arguments += ["--seq", "8", "--masked", "3", "--pairs", "1", "--prompts", "1", "--group", "8"]
+    assert tokens.main([*arguments, "--prompt-len", "4", "--max-new", "4"]) == 0
+    found = {row["workload"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    counted = {name: row["tokens"] for name, row in found.items()}
+    assert counted == {"sft": 16, "dpo": 16, "sample": 32, "grpo": 32}
+    for row in found.values():
+        assert row["tokens_per_s"] > 0 and row["peak_rss_mb"] > 50 and row["needed_gflop"] >= 0
+        assert 0 < row["utilisation"] < 1 and row["step_ms"] > 0
+        assert "compile_s" in row
+
+
+def test_an_unknown_workload_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        tokens.main(["sftt"])
+    assert "sftt" in capsys.readouterr().err

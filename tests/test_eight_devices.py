@@ -1,28 +1,13 @@
 """fsdp=4 x tensor=2 on eight virtual devices gives what one device gives."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def results():
-    script = Path(__file__).with_name("eight_devices.py")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(script.parents[1]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def results(on_eight_devices):
+    return on_eight_devices(Path(__file__).with_name("eight_devices.py"))
 
 
 def test_parameters_are_born_in_their_shards(results):

@@ -1,9 +1,5 @@
 """A mixture of experts gives on eight virtual devices what it gives on one, on any mesh."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +9,8 @@ MESHES = ("fsdp 2, expert 4", "fsdp 4, tensor 2")
 
 
 @pytest.fixture(scope="module")
-def results():
-    script = Path(__file__).with_name("eight_experts.py")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(script.parents[1]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+def results(on_eight_devices):
+    return on_eight_devices(Path(__file__).with_name("eight_experts.py"))
 
 
 @pytest.mark.parametrize("mesh", MESHES)

@@ -1,28 +1,13 @@
 """Adapters over frozen weights: fsdp=4 x tensor=2 on eight virtual devices gives what one gives."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 
-def test_eight_devices_give_the_losses_of_one():
+def test_eight_devices_give_the_losses_of_one(on_eight_devices):
     script = Path(__file__).with_name("lora_devices.py")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(script.parents[1]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    results = json.loads(done.stdout.splitlines()[-1])
+    results = on_eight_devices(script, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     for kind, (one, eight) in results["losses"].items():
         np.testing.assert_allclose(eight, one, atol=1e-5, err_msg=kind)
         assert one[0] != one[2]

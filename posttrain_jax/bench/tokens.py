@@ -68,15 +68,22 @@ def measure(workload: str, spec: str, sizes: Sizes, steps: int) -> dict[str, Any
         "step_ms_max": round(1e3 * max(timed), 1),
         "steps": steps,
         "compile_s": round(seconds[0] - median, 2),
-        "peak_rss_mb": round(_peak_rss_mb(), 1),
+        "peak_rss_mb": round(peak_rss_mb(), 1),
         "utilisation": round(work.flops / median / max(rates.values()), 3),
         "needed_gflop": round(work.flops / 1e9, 1),
         "matmul_gflops": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
     }
 
 
-def _peak_rss_mb() -> float:
-    """The most memory that this process ever held."""
+def peak_rss_mb() -> float:
+    """The most memory that this program ever held.
+
+    On Linux ru_maxrss would not do: it keeps the peak of the process that started this program.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        held = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(held.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

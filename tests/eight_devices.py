@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from posttrain_jax import train_state, tree
+from posttrain_jax import optimizers, train_state, tree
 from posttrain_jax.api import Batch
 from posttrain_jax.losses import grpo, sft
 from posttrain_jax.mesh import batch_shards, from_local_rows, local_rows, make_mesh, shard_rows
@@ -29,7 +29,7 @@ PROMPT, NEW, GROUP = 5, 6, 4
 
 def sft_losses(model, mesh, params):
     """Three updates on packed rows, two microbatches each -> (losses, whether no shard moved)."""
-    optimizer = train_state.make_optimizer(weight_decay=0.1)
+    optimizer = optimizers.make_optimizer(weight_decay=0.1)
     update = train_state.make_update(model, optimizer, sft.loss, microbatches=2)
     state, losses = train_state.init_state(params, optimizer), []
     homes = where(state)

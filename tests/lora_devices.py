@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from posttrain_jax import policy, train_state
+from posttrain_jax import optimizers, policy, train_state
 from posttrain_jax.api import Batch
 from posttrain_jax.losses import sft
 from posttrain_jax.mesh import make_mesh, shard_rows
@@ -26,7 +26,7 @@ def losses(mesh, settings) -> list[float]:
     with jax.set_mesh(mesh):
         weights = train_state.init_params(plain, mesh, 0)
         params, frozen = train_state.split(model, policy.add_adapters(model, weights, mesh, 1))
-        optimizer = train_state.make_optimizer()
+        optimizer = optimizers.make_optimizer()
         make = train_state.make_update
         update = make(model, optimizer, sft.loss, frozen=frozen, microbatches=2)
         state, found = train_state.init_state(params, optimizer), []

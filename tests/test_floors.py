@@ -16,7 +16,7 @@ FLOORS = {
         "data", "verifiers"),
     2: ("losses", "advantages"),
     3: ("models",),
-    4: ("rollout", "train_state", "checkpoint", "policy", "reward_model", "rewards"),
+    4: ("rollout", "train_state", "optimizers", "checkpoint", "policy", "reward_model", "rewards"),
     5: ("stages", "evals", "serve", "report"),
     6: ("main", "pipeline", "plan", "doctor", "runtime", "bench", "launch",
         "exchange", "verify"),

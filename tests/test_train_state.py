@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from posttrain_jax import train_state, tree
+from posttrain_jax import optimizers, train_state, tree
 from posttrain_jax.api import Batch, PolicyOut
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.losses import grpo, sft
@@ -30,7 +30,7 @@ def random_batch(seed, rows=4, length=7):
 @pytest.fixture(scope="module")
 def trainer(small):
     """(a function that makes a new state, the update of it)."""
-    optimizer = train_state.make_optimizer(weight_decay=0.1)
+    optimizer = optimizers.make_optimizer(weight_decay=0.1)
     update = train_state.make_update(small.model, optimizer, sft.loss)
     start = lambda: train_state.init_state(  # noqa: E731
         jax.tree.map(jnp.copy, small.params), optimizer
@@ -74,7 +74,7 @@ def test_adamw_by_hand(small):
     w = {"w": np.array([[1.0, -2.0]]), "layers": {"attn_norm": np.array([[0.5, 1.5]])}}
     grads = [{"w": np.array([[g, -2 * g]]), "layers": {"attn_norm": np.array([[2 * g, 0.1]])}}
              for g in (0.1, 3.0, -0.2)]  # fmt: skip
-    optimizer = train_state.make_optimizer(b1=0.8, b2=0.9, eps=1e-6, weight_decay=0.3)
+    optimizer = optimizers.make_optimizer(b1=0.8, b2=0.9, eps=1e-6, weight_decay=0.3)
     where = jax.tree.leaves(small.params)[0].sharding
     placed = jax.device_put(jax.tree.map(np.float32, w), where)
     state = train_state.init_state(placed, optimizer)
@@ -103,7 +103,7 @@ def test_adamw_by_hand(small):
 
 def test_muon_turns_each_layers_matrices_into_their_orthogonal_factor(small):
     """A layer's matrices first move by c U V' of their gradient U S V'; the rest is Adam's."""
-    optimizer = train_state.make_optimizer(name="muon", muon_ratio=5.0, clip_norm=1e9)
+    optimizer = optimizers.make_optimizer(name="muon", muon_ratio=5.0, clip_norm=1e9)
     rng = np.random.default_rng(0)
     grads = jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), small.exact)
     state = train_state.init_state(jax.tree.map(jnp.copy, small.params), optimizer)
@@ -125,11 +125,11 @@ def test_muon_turns_each_layers_matrices_into_their_orthogonal_factor(small):
     for name in ("embed", "final_norm"):
         np.testing.assert_allclose(moved[name], adam * np.sign(grads[name]), atol=1e-5)
     with pytest.raises(ValueError, match=r"optimizer.name='adam': expected adamw or muon"):
-        train_state.make_optimizer(name="adam")
+        optimizers.make_optimizer(name="adam")
 
 
 def test_only_matrices_decay(small):
-    decays = jax.tree.leaves_with_path(train_state.decayed(small.params))
+    decays = jax.tree.leaves_with_path(optimizers.decayed(small.params))
     named = {jax.tree_util.keystr(path, simple=True, separator="."): on for path, on in decays}
     assert {name for name, on in named.items() if not on} == {
         "final_norm", "layers.attn_norm", "layers.mlp_norm"
@@ -221,7 +221,7 @@ def test_gradients_of_microbatches_add_up(aggregation):
 )
 def test_learning_rates_by_hand(schedule, expected):
     for step, rate in expected.items():
-        found = train_state.learning_rate(
+        found = optimizers.learning_rate(
             step, peak=8.0, total=11, warmup=3, schedule=schedule, end_ratio=0.25
         )
         assert found == pytest.approx(rate)
@@ -229,7 +229,7 @@ def test_learning_rates_by_hand(schedule, expected):
 
 def test_an_unknown_schedule_raises_at_the_first_step():
     with pytest.raises(ValueError, match="lr_schedule 'cosin': expected constant, linear or"):
-        train_state.learning_rate(0, peak=1.0, total=9, warmup=3, schedule="cosin")
+        optimizers.learning_rate(0, peak=1.0, total=9, warmup=3, schedule="cosin")
 
 
 def test_the_head_starts_at_the_first_place_that_bears_loss(small):
@@ -249,7 +249,7 @@ def lowered(small):
 
 def test_bfloat16_parameters_move_by_their_float32_master(small):
     """Steps of 0.001 are lost in a bfloat16 weight of 1, whose next value below is 0.996."""
-    optimizer = train_state.make_optimizer(clip_norm=1e9)
+    optimizer = optimizers.make_optimizer(clip_norm=1e9)
     params = lowered(small)
     state = train_state.init_state(params, optimizer)
     step = jax.jit(functools.partial(train_state.apply_gradients, optimizer=optimizer))
@@ -268,7 +268,7 @@ def test_bfloat16_parameters_move_by_their_float32_master(small):
 
 
 def test_a_gradient_that_is_not_finite_leaves_master_and_copy(small):
-    optimizer = train_state.make_optimizer()
+    optimizer = optimizers.make_optimizer()
     params = lowered(small)
     state = train_state.init_state(params, optimizer)
     grads = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
@@ -280,7 +280,7 @@ def test_a_gradient_that_is_not_finite_leaves_master_and_copy(small):
 
 
 def test_float32_parameters_have_no_master(small):
-    state = train_state.init_state(small.params, train_state.make_optimizer())
+    state = train_state.init_state(small.params, optimizers.make_optimizer())
     assert state.master is None
 
 
@@ -289,7 +289,7 @@ def test_bfloat16_moments_take_half_the_memory_and_nearly_the_same_steps(small):
     grads = jax.tree.map(lambda x: np.float32(rng.standard_normal(x.shape)), small.exact)
     moved, size = {}, {}
     for moments in ("float32", "bfloat16"):
-        optimizer = train_state.make_optimizer(moments=moments)
+        optimizer = optimizers.make_optimizer(moments=moments)
         state = train_state.init_state(jax.tree.map(jnp.copy, small.params), optimizer)
         step = jax.jit(functools.partial(train_state.apply_gradients, optimizer=optimizer))
         for _ in range(3):
@@ -301,7 +301,7 @@ def test_bfloat16_moments_take_half_the_memory_and_nearly_the_same_steps(small):
     each = zip(*(jax.tree.leaves(moved[m]) for m in ("float32", "bfloat16")), strict=True)
     assert max(np.abs(a - b).max() for a, b in each) < 0.3 * 0.02  # of three steps of 0.1
     with pytest.raises(ValueError, match=r"optimizer.moments='float16'"):
-        train_state.make_optimizer(moments="float16")
+        optimizers.make_optimizer(moments="float16")
 
 
 def test_microbatches_of_bfloat16_gradients_add_up_in_float32():

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posttrain_jax import advantages, train_state
+from posttrain_jax import advantages, optimizers, train_state
 from posttrain_jax.api import Batch, Model, Params
 from posttrain_jax.bench.flops import forward_flops
 from posttrain_jax.losses import dpo, grpo, sft
@@ -75,7 +75,7 @@ def rows_of(model: Model, mesh: Mesh, rows: int, sizes: Sizes) -> Batch:
 
 def _training(model: Model, params: Params, loss: Callable, **options):
     """(the update, held state)."""
-    optimizer = train_state.make_optimizer()
+    optimizer = optimizers.make_optimizer()
     update = train_state.make_update(model, optimizer, loss, **options)
     return update, [train_state.init_state(params, optimizer)]
 

@@ -54,12 +54,13 @@ def table(rng: random.Random, language: str, rows: int = 9) -> str:
 
 
 def repeated_list(rng: random.Random, language: str) -> str:
-    """A labelled list as problems have it, then spelled out: `List: #1AB #2+5. #2 +5 #1 AB. ...`"""
-    size = 3 + int(rng.random() * 3)
-    operations = chains.OPERATIONS
-    items = [
-        (label, operations[int(rng.random() * len(operations))]) for label in chains.LABELS[:size]
-    ]
+    """A list of all labels as problems have it, then spelled out: `List: #1AB #2+5 ... #2 +5 ...`
+
+    The last label is as frequent here as the first; in problems it is rare, and some models that
+    saw lists of three to five never learnt to look it up.
+    """
+    operations, size = chains.OPERATIONS, len(chains.LABELS)
+    items = [(label, operations[int(rng.random() * len(operations))]) for label in chains.LABELS]
     text = [LIST_HEAD[language], *(chains.item(*pair) for pair in items), STOP[language]]
     for _ in range((MAX_TOKENS - 5 - size) // (2 * size + 1)):
         rng.shuffle(items)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, train_state
+from posttrain_jax import artifacts, optimizers, train_state
 from posttrain_jax.api import Artifact, Model, Params
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.data import corpus
@@ -98,7 +98,7 @@ def train(config: Any, workdir: Path, mesh: Mesh, model: Model, tokenizer: Token
     parts = [config.curriculum[name] for name in sorted(config.curriculum)]
     questions = encode_probes(config, tokenizer)
     checkpoints = Checkpoints(workdir, config.save_every)
-    optimizer = train_state.make_optimizer(**config.optimizer)
+    optimizer = optimizers.make_optimizer(**config.optimizer)
     update = train_state.make_update(
         model, optimizer, cross_entropy.loss, microbatches=config.microbatches
     )
@@ -158,10 +158,10 @@ def advance(config: Any, parts, place: Place, step: int, found: Mapping[str, flo
 def rate(config: Any, parts, place: Place, step: int) -> float:
     """Warm-up, then constant; linear down to lr * lr_end_ratio in the last part."""
     if place.part < len(parts) - 1:
-        return train_state.learning_rate(
+        return optimizers.learning_rate(
             step, peak=config.lr, total=config.max_steps, warmup=config.warmup
         )
-    return train_state.learning_rate(
+    return optimizers.learning_rate(
         step - place.since, peak=config.lr, total=parts[-1]["steps"], schedule="linear",
         end_ratio=config.lr_end_ratio,
     )  # fmt: skip

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, reward_model, train_state, tree
+from posttrain_jax import artifacts, optimizers, reward_model, train_state, tree
 from posttrain_jax.api import Artifact, Batch, Model, Params
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.data.examples import load_examples
@@ -97,7 +97,7 @@ def train(
 ) -> tuple[Params, PhaseTimer]:  # fmt: skip
     """The loop over steps; `batch` makes the batch of a step."""
     checkpoints = Checkpoints(workdir, config.save_every)
-    optimizer = train_state.make_optimizer(**config.optimizer)
+    optimizer = optimizers.make_optimizer(**config.optimizer)
     trained, rest = train_state.split(model, params["backbone"])
     params, frozen = {**params, "backbone": trained}, {"backbone": rest}
     update = make_update(
@@ -112,7 +112,7 @@ def train(
     ) as log:
         for step in range(start, config.steps):
             with phases("compile" if step == start else "update"):
-                lr = train_state.learning_rate(
+                lr = optimizers.learning_rate(
                     step, peak=config.lr, total=config.steps, warmup=config.warmup,
                     schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
                 )  # fmt: skip

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, registry, train_state, tree
+from posttrain_jax import artifacts, optimizers, registry, train_state, tree
 from posttrain_jax.api import Artifact, Batch, Model, Params, Rollout
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.mesh import check_batch, local_slice, total
@@ -182,7 +182,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
 def train(setting: Setting, workdir: Path, params: Params, stream: PromptStream):
     """The loop -> (state, seconds by phase, the last rollout's metrics)."""
     config, minibatches = setting.config, setting.minibatches
-    optimizer = train_state.make_optimizer(**config.optimizer)
+    optimizer = optimizers.make_optimizer(**config.optimizer)
     update = make_update(setting, optimizer)
     reference = copy(params) if config.loss_options.get("kl_coef") else None
     saved = (train_state.init_state(params, optimizer), reference)
@@ -274,7 +274,7 @@ def learn(setting: Setting, update, state, reference, batch: Batch, step: int):
                 start=config.prompt_length, temperature=setting.temperature,
             )  # fmt: skip
             part = part._replace(reference_logp_BT=logp)
-        lr = train_state.learning_rate(
+        lr = optimizers.learning_rate(
             step + number, peak=config.lr, total=config.steps, warmup=config.warmup,
             schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax import artifacts, train_state
+from posttrain_jax import artifacts, optimizers, train_state
 from posttrain_jax.api import Artifact, Batch, Model, Params
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.data.examples import encode_examples, load_examples
@@ -94,7 +94,7 @@ def train(
         Order(len(rows.tokens), config.seed),
         Checkpoints(workdir, config.save_every),
     )
-    optimizer = train_state.make_optimizer(**config.optimizer)
+    optimizer = optimizers.make_optimizer(**config.optimizer)
     params, frozen = train_state.split(model, params)
     update = train_state.make_update(
         model, optimizer, cross_entropy.loss, frozen=frozen, microbatches=config.microbatches
@@ -111,7 +111,7 @@ def train(
                 batch = weigh(
                     row_batch(mesh, rows, chosen), config.aggregation, config.microbatches
                 )
-                lr = train_state.learning_rate(
+                lr = optimizers.learning_rate(
                     step, peak=config.lr, total=steps, warmup=config.warmup,
                     schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
                 )  # fmt: skip

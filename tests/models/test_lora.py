@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posttrain_jax import train_state, tree
+from posttrain_jax import optimizers, train_state, tree
 from posttrain_jax.api import Batch
 from posttrain_jax.losses import sft
 from posttrain_jax.mesh import make_mesh
@@ -152,7 +152,7 @@ def test_gradients_flow_into_adapters_only_and_cost_no_weight_gradients(whole_co
     config = ModelConfig(**{**SIZES, "ffn": 40, "width": 24, "vocab_size": 72})
     plain = make_model(config)
     model = lora.wrap(plain, lora.LoraConfig(2))
-    optimizer = train_state.make_optimizer()
+    optimizer = optimizers.make_optimizer()
     found = {}
     for name, each in {"full": plain, "lora": model}.items():
         params, frozen = train_state.split(each, placed(each))

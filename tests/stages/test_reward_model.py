@@ -9,7 +9,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from posttrain_jax import reward_model, train_state
+from posttrain_jax import optimizers, reward_model, train_state
 from posttrain_jax.data.chat import load_template
 from posttrain_jax.data.examples import load_examples
 from posttrain_jax.data.pairs import one_a_row
@@ -51,7 +51,7 @@ def start(small, head, optimizer):
 
 
 def test_loss_and_accuracy_of_an_update(small, hidden_float64, text, pairs):
-    optimizer = train_state.make_optimizer()
+    optimizer = optimizers.make_optimizer()
     state, layout = start(small, HeadConfig(), optimizer), one_a_row(6, 2)
     weight = np.float64(state.params["head"]["weight"][:, 0])
     update = stage.make_update(small.model, optimizer, layout, margin=0.2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from posttrain_jax import train_state
+from posttrain_jax import optimizers, train_state
 from posttrain_jax.mesh import from_local_rows
 from posttrain_jax.policy import Text
 from posttrain_jax.rollout.engine import Prompts
@@ -110,7 +110,7 @@ def test_an_iteration_compiles_once(setting, small, compiled):
     """
     rng = np.random.default_rng(0)
     with jax.set_mesh(small.mesh):
-        optimizer = train_state.make_optimizer()
+        optimizer = optimizers.make_optimizer()
         update = rl.make_update(setting, optimizer)
         state = train_state.init_state(rl.copy(small.params), optimizer)
         reference, counts, rewards = rl.copy(state.params), [], []

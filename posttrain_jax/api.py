@@ -6,7 +6,7 @@ Dimension key, used as suffixes (`tokens_BT`) and as einsum letters everywhere b
   N query heads          K key-value heads       G = N / K            H head width
   F feed-forward width   V vocabulary            E experts            L layers
   P prompts              R rollouts a prompt     W reward terms       C completion positions
-  A active experts       M marked places         O outputs of a head
+  A active experts       M marked places         O outputs of a head    J a teacher's tokens
 
 Every per-token array of a batch is aligned with the token it speaks of: `logp_BT[b, t]` is the
 log-probability of `tokens_BT[b, t]` given the tokens before it. Position 0 is never predicted.
@@ -77,8 +77,24 @@ class Routing(NamedTuple):
     entropy_LBT: Array
 
 
+class Teacher(NamedTuple):
+    """What another model expects at each place: its likeliest tokens; J counts them.
+
+    Attributes:
+      tokens_BTJ: int32, candidates for the token at each place.
+      logp_BTJ: their log-probs under the teacher; -inf where there are fewer.
+      weight_BT: float32 weight of each place in the distillation loss.
+    """
+
+    tokens_BTJ: Array
+    logp_BTJ: Array
+    weight_BT: Array
+
+
 class Batch(NamedTuple):
-    """What an update consumes: one type for SFT, policy gradient and distillation.
+    """What an update consumes: one type for SFT, preferences, policy gradient and distillation.
+
+    Rows of several sorts mix in one batch: each part of a loss has weights of its own.
 
     Attributes:
       tokens_BT: int32 token ids.
@@ -89,6 +105,11 @@ class Batch(NamedTuple):
       behaviour_logp_BT: log-prob of each token under the policy that sampled it.
       reference_logp_BT: log-prob of each token under the reference policy.
       experts_BTLA: experts that the policy keeps in place of its routers' choices; see `Rollout`.
+      nll_weight_BT: float32 weight of each token's negative log-likelihood, beside the main loss.
+      proximal_logp_BT: log-prob of each token under the trainer's policy at the first update on
+        this rollout; None: the behaviour's stand for it.
+      value_BT, return_BT: PPO's value of each token's state at that time, and what it is to be.
+      teacher: a teacher's distributions, for distillation.
     """
 
     tokens_BT: Array
@@ -99,6 +120,11 @@ class Batch(NamedTuple):
     behaviour_logp_BT: Array | None = None
     reference_logp_BT: Array | None = None
     experts_BTLA: Array | None = None
+    nll_weight_BT: Array | None = None
+    proximal_logp_BT: Array | None = None
+    value_BT: Array | None = None
+    return_BT: Array | None = None
+    teacher: Teacher | None = None
 
 
 class PolicyOut(NamedTuple):
@@ -106,11 +132,15 @@ class PolicyOut(NamedTuple):
 
     Attributes:
       routing: what a mixture of experts chose; None of a dense model.
+      value_BT: the value of the state in which each token is chosen; None without a value head.
+      teacher_logp_BTJ: log-probs of the teacher's tokens; None where the batch has no teacher.
     """
 
     logp_BT: Array
     entropy_BT: Array
     routing: Routing | None = None
+    value_BT: Array | None = None
+    teacher_logp_BTJ: Array | None = None
 
 
 class Rollout(NamedTuple):

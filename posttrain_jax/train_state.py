@@ -93,9 +93,12 @@ def policy_out(model: Model, params: Params, batch: Batch, start: int, temperatu
         params, batch.tokens_BT, positions_BT=batch.positions_BT, segments_BT=batch.segments_BT,
         experts_BTLA=batch.experts_BTLA,
     )  # fmt: skip
+    needed = batch.weight_BT != 0
+    if batch.nll_weight_BT is not None:
+        needed |= batch.nll_weight_BT != 0
     found = model.logprobs(
         params, hidden[:, start - 1 : -1], batch.tokens_BT[:, start:], temperature,
-        batch.weight_BT[:, start:] != 0,
+        needed[:, start:],
     )  # fmt: skip
     logp, entropy = (jnp.pad(x, ((0, 0), (start, 0))) for x in found)
     return PolicyOut(logp, entropy, chosen)
@@ -114,24 +117,34 @@ def _add(total: Metrics, new: Metrics) -> Metrics:
     return {name: join(name)(total[name], new[name]) for name in new}
 
 
-def accumulate(value_and_grad: Callable, params: Params, batch: Any, microbatches: int):
+def accumulate(
+    value_and_grad: Callable, params: Params, batch: Any, microbatches: int, together: int = 1
+):
     """Sum a loss's gradient and metrics over equal parts of the batch, in float32, in turn.
 
     Row i is in part i % microbatches, so that each part is spread over the mesh as the batch is.
 
     Args:
       value_and_grad: `(params, part) -> ((loss, metrics), grads)`.
+      together: so many rows, one after the other, stay in one part, as the sides of a pair must.
 
     Raises:
       ValueError: the parts would not be equal.
     """
     rows = jax.tree.leaves(batch)[0].shape[0]
-    if rows % microbatches:
-        raise ValueError(f"microbatches={microbatches} does not divide batch_size={rows}")
+    if rows % (microbatches * together):
+        raise ValueError(
+            f"microbatches={microbatches} of {together} rows together don't divide {rows} rows"
+        )
     if microbatches == 1:
         (_, metrics), grads = value_and_grad(params, batch)
         return grads, metrics
-    parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+
+    def split_rows(x):
+        parts = x.reshape(-1, microbatches, together, *x.shape[1:]).swapaxes(0, 1)
+        return parts.reshape(microbatches, -1, *x.shape[1:])
+
+    parts = jax.tree.map(split_rows, batch)
     one = lambda part: value_and_grad(params, part)  # noqa: E731
     (_, metrics), grads = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
     zeros = (
@@ -167,15 +180,20 @@ def apply_gradients(state: TrainState, grads: Params, optimizer, lr) -> tuple[Tr
 
 def make_update(
     model: Model, optimizer: optax.GradientTransformation, loss: Callable, *,
-    frozen: Params | None = None, microbatches: int = 1, start: int = 1, temperature: float = 1.0,
-) -> Callable[[TrainState, Batch, float], tuple[TrainState, Metrics]]:  # fmt: skip
-    """The jitted update `(state, batch, lr) -> (state, metrics)`; the state is donated.
+    frozen: Params | None = None, microbatches: int = 1, together: int = 1, start: int = 1,
+    temperature: float = 1.0,
+) -> Callable[..., tuple[TrainState, Metrics]]:  # fmt: skip
+    """The jitted update `(state, batch, lr, **controls) -> (state, metrics)`; the state is donated.
+
+    `controls` are hyper-parameters of the loss that change from update to update: arrays, so that
+    nothing is compiled again.
 
     Args:
-      loss: `(PolicyOut, Batch) -> (scalar, metrics)`, with hyper-parameters bound.
+      loss: `(PolicyOut, Batch, **controls) -> (scalar, metrics)`, other hyper-parameters bound.
       frozen: parameters that the model has beside those of the state (`split`): constants to the
         gradient, neither copied nor donated.
       microbatches: rows are split in so many equal parts, whose gradients add up.
+      together: rows that stay in one part (`accumulate`).
       start: the first place of a row that can bear loss; the LM head starts there.
       temperature: of the log-probs that the loss sees.
 
@@ -183,15 +201,15 @@ def make_update(
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: TrainState, batch: Batch, lr, frozen):
+    def update(state: TrainState, batch: Batch, lr, frozen, **controls):
         def objective(params, part):
             whole = tree.join(frozen, params)
             out = policy_out(model, whole, part, start, temperature)
-            value, metrics = loss(out, part)
+            value, metrics = loss(out, part, **controls)
             return value, {**metrics, **routing.counts(out.routing, part, model.config)}
 
         grads, metrics = accumulate(
-            jax.value_and_grad(objective, has_aux=True), state.params, batch, microbatches
+            jax.value_and_grad(objective, has_aux=True), state.params, batch, microbatches, together
         )
         state, more = apply_gradients(state, grads, optimizer, lr)
         return state, {**routing.summary(metrics, model.config), **more}

@@ -209,6 +209,34 @@ def test_gradients_of_microbatches_add_up(aggregation):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize(("together", "parts"), [(1, [[0, 2, 4, 6], [1, 3, 5, 7]]),
+                                               (2, [[0, 1, 4, 5], [2, 3, 6, 7]])])  # fmt: skip
+def test_rows_that_belong_together_stay_in_one_microbatch(together, parts):
+    """The gradient of a part is its product, so that the sum tells which rows were together."""
+    rows = jnp.arange(1.0, 9.0)
+    one = jax.value_and_grad(lambda p, part: (p * jnp.prod(part), {}), has_aux=True)
+    found, _ = train_state.accumulate(one, jnp.float32(1), rows, 2, together)
+    assert float(found) == sum(float(np.prod([rows[i] for i in part])) for part in parts)
+    with pytest.raises(ValueError, match="3 of 2 rows together don't divide 8 rows"):
+        train_state.accumulate(one, jnp.float32(1), rows, 3, 2)
+
+
+def test_controls_reach_the_loss_without_compiling_again(small):
+    def loss(out, batch, *, scale):
+        value = scale * jnp.sum(out.logp_BT * batch.weight_BT)
+        return value, {"loss": value}
+
+    optimizer = optimizers.make_optimizer()
+    update = train_state.make_update(small.model, optimizer, loss)
+    fresh = jax.tree.map(jnp.copy, small.params)
+    state, values, batch = train_state.init_state(fresh, optimizer), [], random_batch(0)
+    for scale in (1.0, 3.0):
+        state, metrics = update(state, batch, jnp.float32(0), scale=jnp.float32(scale))
+        values.append(float(metrics["loss"]))
+    assert values[1] == pytest.approx(3 * values[0]) and values[0] != 0
+    assert update.func._cache_size() == 1
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     # peak 8, 3 warm-up steps of 11 in all, down to a quarter: 8 steps of decay
@@ -323,7 +351,7 @@ def test_muon_takes_only_matrices_of_layers():
     for path, shape in shapes.items():
         *stack, name = path.split("/")
         (params.setdefault(stack[0], {}) if stack else params)[name] = jnp.zeros(shape)
-    axes = train_state._matrix_axes(params)
+    axes = optimizers._matrix_axes(params)
     found = {
         path: axes[path.split("/")[0]][path.split("/")[1]] if "/" in path else axes[path]
         for path in shapes

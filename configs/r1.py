@@ -173,7 +173,7 @@ def tiny() -> dict:
             "inputs": {"samples": "samples"},
             "keep": {"accuracy": 1.0, "format": 1.0, "language": 1.0},
             "per_prompt": 1,
-            "mix": {"general": {"tasks": GENERAL, "count": 900}},
+            "mix": {"general": {"tasks": GENERAL, "count": 1800}},
         },
         "reward_model": {
             "kind": "reward_model",

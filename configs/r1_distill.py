@@ -4,6 +4,7 @@ Source: arXiv 2501.12948 v1 ("v1") and v2 ("v2"). Published result (v1, table 5)
 55.5 for Qwen-7B and 72.6 for Qwen-32B; RL alone on Qwen-32B gives 47.0 (v1, table 6).
 
   posttrain run r1_distill.py      tiny: a half-size student, distilled and by RL alone
+  posttrain run r1_distill.py:tiny_logits  also towards the teacher's distributions (not R1's)
   posttrain plan r1_distill.py:7b  the published sizes
 
 The tiny teacher's stages are those of r1.py; with `--store DIR` on both they are run once.
@@ -23,7 +24,7 @@ STUDENTS = {  # sizes, start weights and learning rate: v2, table 6
     "32b": ("qwen2:2.5-32b", "Qwen2.5-32B", 6e-5),
     "70b": ("llama:3.3-70b", "Llama-3.3-70B-Instruct", 2e-5),
 }
-PRESETS = ("tiny", "smollm2", *STUDENTS)
+PRESETS = ("tiny", "tiny_logits", "smollm2", *STUDENTS)
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -32,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if name in STUDENTS:
         config = published(*STUDENTS[name])
     else:
-        config = {"tiny": tiny, "smollm2": smollm2}[name]()
+        config = {"tiny": tiny, "tiny_logits": tiny_logits, "smollm2": smollm2}[name]()
     config |= {
         "recipe": "r1_distill",
         "preset": name,
@@ -162,6 +163,54 @@ def tiny() -> dict:
         "stages": stages,
         "order": tuple(stages),
     }
+
+
+def tiny_logits() -> dict:
+    """Three ways to learn from one teacher: its responses, its logits on them, its logits on the
+    student's own samples (Qwen3's strong-to-weak, arXiv 2505.09388, section 4.5). Numbers are ours.
+    """
+    config = tiny()
+    stages = {
+        name: stage
+        for name, stage in config["stages"].items()
+        if name not in ("student_rl", "eval_student_rl", "export")
+    }
+    rows = {"data": stages["distill"]["data"], "length": stages["distill"]["length"]}
+    evaluation = {k: v for k, v in stages["eval_distill"].items() if k != "inputs"}
+    on_policy = {
+        "kind": "on_policy_distill",
+        "prompts": stages["reasoning_rl"]["prompts"],
+        "k": 16,
+        "rollout_size": 64,
+        "prompt_length": 16,
+        "max_new": 40,
+    }
+    stages |= {
+        "teacher_logprobs": rows
+        | {
+            "kind": "teacher_logprobs",
+            "inputs": {"teacher": "reasoning_rl", "teacher_data": "teacher_data"},
+            "k": 16,
+        },
+        "distill_logits": stages["distill"]
+        | {"inputs": stages["distill"]["inputs"] | {"teacher_logprobs": "teacher_logprobs"}},
+        "eval_distill_logits": evaluation | {"inputs": {"policy": "distill_logits"}},
+        "distill_on_policy": on_policy
+        | {
+            "inputs": {"policy": "student_base", "teacher": "reasoning_rl"},
+            "steps": 150,
+            "lr": 3e-4,
+        },
+        "eval_distill_on_policy": evaluation | {"inputs": {"policy": "distill_on_policy"}},
+        "both": on_policy
+        | {
+            "inputs": {"policy": "distill_logits", "teacher": "reasoning_rl"},
+            "steps": 50,
+            "lr": 1e-4,
+        },
+        "eval_both": evaluation | {"inputs": {"policy": "both"}},
+    }
+    return config | {"stages": stages, "order": tuple(stages)}
 
 
 def smollm2() -> dict:

@@ -1,7 +1,7 @@
-"""Which mesh axes split rows and heads, for kernels that must know.
+"""Which mesh axes split rows, heads and the vocabulary, for kernels that must know.
 
-The names repeat `mesh.RULES` ("batch", "heads", "kv_heads"), which kernels may not import; a test
-holds the two equal.
+The names repeat `mesh.RULES` ("batch", "heads", "kv_heads", "vocab"), which kernels may not import;
+a test holds the two equal.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 
 BATCH_AXES = ("data", "fsdp", "expert")
 HEAD_AXES = ("tensor",)
+VOCAB_AXES = ("tensor",)
 
 
 def split_axes(axes: tuple[str, ...]) -> dict[str, int]:

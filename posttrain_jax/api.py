@@ -46,8 +46,13 @@ class Model(NamedTuple):
         choices, -1 where there are none) -> `(hidden_BTD, cache, Routing)`; no Routing (None)
         where the model has no experts.
       logits: `(params, hidden_BTD) -> logits_BTV`.
-      logprobs: `(params, hidden_BTD, targets_BT, temperature=1.0, needed_BT=None) -> (logp_BT,
-        entropy_BT)`; never holds [B, T, V]; 0 where `needed_BT` is False.
+      logprobs: `(params, hidden_BTD, targets_BT, temperature=1.0, needed_BT=None, slope_BT=None)
+        -> (logp_BT, entropy_BT)`; never holds [B, T, V]; 0 where `needed_BT` is False. `slope_BT`
+        promises the loss's derivative by logp_BT up to a factor, which saves time.
+      logprobs_at: `(params, hidden_BTD, tokens_BTJ, temperature=1.0, needed_BT=None) -> logp_BTJ`
+        of several candidates a place, in the same way.
+      top_logprobs: `(params, hidden_BTD, k, temperature=1.0, needed_BT=None) -> (tokens_BTJ,
+        logp_BTJ)`, the k likeliest tokens of each place, in the same way; no gradient.
       init_cache: `(batch, length) -> Cache`.
       trained: `path -> bool`: which parameters ("layers/q") an update trains; None: all of them.
       lora: the settings of its adapters, if it has any (models/lora.py).
@@ -60,6 +65,8 @@ class Model(NamedTuple):
     routed: Callable[..., tuple[Array, Any, Any]]
     logits: Callable[..., Array]
     logprobs: Callable[..., tuple[Array, Array]]
+    logprobs_at: Callable[..., Array]
+    top_logprobs: Callable[..., tuple[Array, Array]]
     init_cache: Callable[..., Any]
     trained: Callable[[str], bool] | None = None
     lora: Any = None

@@ -45,15 +45,15 @@ def _add_common(verb: argparse.ArgumentParser) -> None:
 def export_run(args: argparse.Namespace) -> int:
     """`posttrain export RUN OUT`."""
     artifact = find_policy(args.run, args.stage)
-    from posttrain_jax.data.tokenizer import load_tokenizer
+    from posttrain_jax.data.text import open_text, open_tokenizer
     from posttrain_jax.model_card import lineage_card
     from posttrain_jax.models.safetensors import save_pretrained
-    from posttrain_jax.policy import load_policy, open_mesh, open_text
+    from posttrain_jax.policy import load_policy, open_mesh
 
     settings = read_json(artifact.path / artifacts.RECORD)["config"]
     # A stage on plain text has no template; the tokenizer's own is written then.
     plain = not settings["chat_template"]
-    text = (load_tokenizer(settings["tokenizer"]), None) if plain else open_text(settings)
+    text = (open_tokenizer(settings), None) if plain else open_text(settings)
     model, params = load_policy(artifact, open_mesh({"mesh": {}}))
     save_pretrained(
         args.out, model.config, params, *text, dtype=args.dtype,

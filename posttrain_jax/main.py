@@ -284,6 +284,8 @@ def plan(args: argparse.Namespace) -> int:
         count = f"{stage['parameters']:,} parameters" if stage["parameters"] else "size not known"
         if stage["active_parameters"] != stage["parameters"]:
             count += f", {stage['active_parameters']:,} of them for a token"
+        if stage["adapter_parameters"]:
+            count += f", {stage['adapter_parameters']:,} in the adapters that are trained"
         model = f"  {stage['model']}: {count}" if stage["model"] else ""
         print(f"{stage['name']} [{stage['kind']}]{model}")
         for name, value in stage["sizes"].items():

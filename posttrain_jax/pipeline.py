@@ -9,13 +9,14 @@ other processes of a run wait at the borders of stages.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,13 @@ from ml_collections import ConfigDict
 from posttrain_jax import artifacts, interrupt, process, registry
 from posttrain_jax.api import Artifact
 from posttrain_jax.files import read_json, write_json
-from posttrain_jax.recipe import RecipeError, missing, stage_config
+from posttrain_jax.recipe import TEXT, RecipeError, missing, stage_config
 
 LOCK = ".lock"
 LIBRARIES = ("posttrain_jax", "jax", "jaxlib", "flax", "numpy")
 
 StageFn = Callable[[ConfigDict, Path, Mapping[str, Artifact]], Artifact]
-Fingerprint = Callable[[str, str], tuple[str, str]]
+Fingerprint = Callable[[Mapping[str, Any]], tuple[str, str]]
 
 
 class RunError(ValueError):
@@ -72,28 +73,27 @@ def load_stage(kind: str) -> StageFn:
     return registry.load("stages", kind).run
 
 
-def fingerprint(tokenizer: str, chat_template: str) -> tuple[str, str]:
-    """The hashes of a tokenizer and of a chat template; empty for an empty name.
+def fingerprint(settings: Mapping[str, Any]) -> tuple[str, str]:
+    """The hashes of the tokenizer and of the chat template of a stage; empty for an empty name.
 
     Raises:
       RecipeError: one of them can't be loaded.
     """
-    from posttrain_jax.data.chat import load_template
-    from posttrain_jax.data.tokenizer import load_tokenizer
+    from posttrain_jax.data.text import open_text, open_tokenizer
 
     try:
-        loaded = load_tokenizer(tokenizer)
-        template = load_template(chat_template, loaded).hash if chat_template else ""
+        if not settings["chat_template"]:
+            return open_tokenizer(settings).hash, ""
+        tokenizer, template = open_text(settings)
+        return tokenizer.hash, template.hash
     except (FileNotFoundError, ValueError) as error:
-        raise RecipeError(
-            f"tokenizer={tokenizer!r}, chat_template={chat_template!r}: {error}"
-        ) from error
-    return loaded.hash, template
+        given = ", ".join(f"{key}={settings[key]!r}" for key in TEXT if settings.get(key))
+        raise RecipeError(f"{given}: {error}") from error
 
 
 def prepare_stages(config: Mapping[str, Any], fingerprint: Fingerprint) -> dict[str, StageRun]:
     """All stages of a resolved config, in order, with their ids."""
-    hashes = cache(fingerprint)
+    known: dict[str, tuple[str, str]] = {}
     code = artifacts.code_version()
     stages: dict[str, StageRun] = {}
     for name in config["order"]:
@@ -101,7 +101,11 @@ def prepare_stages(config: Mapping[str, Any], fingerprint: Fingerprint) -> dict[
         plain = settings.to_dict()
         inputs = plain["inputs"]
         ids = {role: stages[source].record.id for role, source in inputs.items()}
-        tokenizer_hash, template_hash = hashes(plain["tokenizer"], plain["chat_template"])
+        text = {key: plain[key] for key in TEXT}
+        key = json.dumps(text, sort_keys=True, default=str)
+        if key not in known:
+            known[key] = fingerprint(text)
+        tokenizer_hash, template_hash = known[key]
         made_from = {
             "tokenizer_hash": tokenizer_hash,
             "template_hash": template_hash,
@@ -136,7 +140,7 @@ def run_recipe(
       store: a folder of artifacts that several run folders share; the run folder then holds
         relative symlinks into it.
       load_stage: kind -> the stage's `run`.
-      fingerprint: (tokenizer, chat_template) -> their hashes.
+      fingerprint: text settings (`recipe.TEXT`) -> hashes of tokenizer and chat template.
       say: prints one line.
 
     Raises:

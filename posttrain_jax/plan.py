@@ -76,6 +76,16 @@ def _counts(spec: str) -> tuple[int, int] | tuple[None, None]:
     return parameter_count(config), active_count(config)
 
 
+def trained(spec: str, stage: Mapping[str, Any]) -> int | None:
+    """How many parameters a stage trains where they are adapters; None where they are all."""
+    settings = stage.get("lora") or {}
+    if not settings.get("rank") or spec.partition(":")[0] not in model_families():
+        return None
+    from posttrain_jax.models.families import adapter_count, find_config
+
+    return adapter_count(find_config(spec), settings)
+
+
 def model_of(config: Mapping[str, Any], name: str) -> str:
     """The model spec of a stage: its own, or that of the stage its policy comes from."""
     stage = config["stages"][name]
@@ -83,6 +93,8 @@ def model_of(config: Mapping[str, Any], name: str) -> str:
     if isinstance(stage.get("model"), str) and stage["model"]:
         return stage["model"]
     source = _weights(inputs)
+    if stage["kind"] == "merge" and inputs:
+        source = next(iter(inputs.values()))
     return model_of(config, source) if source else ""
 
 
@@ -93,29 +105,35 @@ def _weights(inputs: Mapping[str, str]) -> str:
 def arithmetic(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> tuple[dict, list[str]]:
     """The sizes that follow from a stage's settings, and what does not divide.
 
-    Reads the settings that stages share: batch_size (rows an update), microbatches, length (tokens
-    a row), steps (updates), and of a rollout rollout_size, group_size, prompt_length, max_new.
+    Reads the settings that stages share: batch_size (rows an update; a whole rollout where there is
+    no such setting), microbatches, length (tokens a row), pairs_per_step, steps (updates), and of a
+    rollout rollout_size, group_size, prompt_length, max_new.
     """
     sizes: dict[str, Any] = {key: stage[key] for key in SHOWN_SETTINGS if stage.get(key)}
-    rows, rollout = stage.get("batch_size", 0), stage.get("rollout_size", 0)
+    rollout = stage.get("rollout_size", 0)
+    rows = stage.get("batch_size", rollout)
     length = stage.get("length") or stage.get("prompt_length", 0) + stage.get("max_new", 0)
     if rollout:
         sizes["questions a rollout"] = rollout // stage["group_size"]
         sizes["completions a rollout"] = rollout
-        sizes["updates a rollout"] = rollout // rows
-        sizes["rollouts"] = stage["steps"] // (rollout // rows or 1)
+        sizes["updates a rollout"] = rollout // rows * stage.get("inner_epochs", 1)
+        sizes["rollouts"] = stage["steps"] // (sizes["updates a rollout"] or 1)
     if rows:
         sizes["rows a batch"] = rows
         sizes["rows a microbatch"] = rows // stage.get("microbatches", 1)
     if rows and length:
         sizes["tokens a batch, at most"] = rows * length
+    if pairs := stage.get("pairs_per_step", 0):
+        sizes["pairs a step"] = pairs
+        sizes["tokens a step, at most"] = 2 * pairs * length
     return sizes, _problems(stage, mesh)
 
 
 def _problems(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> list[str]:
     """Every division with a remainder, with the nearest sizes that divide."""
-    rows, rollout = stage.get("batch_size", 0), stage.get("rollout_size", 0)
-    micro = stage.get("microbatches", 1)
+    rollout = stage.get("rollout_size", 0)
+    rows = stage.get("batch_size", rollout)
+    pairs, micro = stage.get("pairs_per_step", 0), stage.get("microbatches", 1)
     split = [mesh.get(axis, 1) for axis in ("data", "fsdp", "expert")]
     ways = math.prod(size for size in split if size > 0)
     checks = (
@@ -123,6 +141,8 @@ def _problems(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> list[str]:
         ("rollout_size", rollout, "group_size", stage.get("group_size", 0)),
         ("batch_size", rows, "microbatches", micro),
         ("batch_size / microbatches", rows // micro, "data x fsdp x expert of the mesh", ways),
+        ("pairs_per_step", pairs, "microbatches", micro),
+        ("pairs_per_step / microbatches", pairs // micro, "data x fsdp x expert of the mesh", ways),
     )
     found = []
     for what, size, by, parts in checks:
@@ -148,6 +168,7 @@ def _plan_stage(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         "model": model,
         "parameters": whole,
         "active_parameters": active,
+        "adapter_parameters": trained(model, stage) if model else None,
         "sizes": sizes,
         "problems": problems,
     }

@@ -5,30 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
 from posttrain_jax import artifacts, checkpoint, train_state, tree
 from posttrain_jax.api import Artifact, Model, Params
-from posttrain_jax.data.chat import ChatTemplate, load_template
-from posttrain_jax.data.tokenizer import Tokenizer, load_tokenizer
+from posttrain_jax.data.text import Text as Text
+from posttrain_jax.data.text import open_text as open_text
 from posttrain_jax.mesh import make_mesh
 from posttrain_jax.models import ModelConfig, lora, make_model
-
-
-class Text(NamedTuple):
-    """The two halves of a text format."""
-
-    tokenizer: Tokenizer
-    template: ChatTemplate
-
-
-def open_text(config: Mapping[str, Any]) -> Text:
-    """Tokenizer and chat template of a stage's config."""
-    tokenizer = load_tokenizer(config["tokenizer"])
-    return Text(tokenizer, load_template(config["chat_template"], tokenizer))
 
 
 def open_mesh(config: Mapping[str, Any]) -> Mesh:

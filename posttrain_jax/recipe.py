@@ -1,7 +1,8 @@
 """Recipes: files with `get_config(arg) -> ConfigDict`, found by name and loaded by path.
 
-A recipe's config has the top-level keys `recipe`, `preset`, `seed`, `tokenizer`, `chat_template`,
-`mesh`, `sources`, `notes`, a dict `stages` by name and a tuple `order` (ConfigDict sorts its keys,
+A recipe's config has the top-level keys `recipe`, `preset`, `seed`, `tokenizer`, `chat_template`
+(each with options: `tokenizer_options`, `template_options`), `mesh`, `sources`, `notes`, a dict
+`stages` by name and a tuple `order` (ConfigDict sorts its keys,
 so the order of the dict means nothing). A stage has `kind` (a file of posttrain_jax/stages),
 `inputs` (role -> earlier stage) and its settings.
 
@@ -27,14 +28,17 @@ TOP_LEVEL: dict[str, Any] = {
     "preset": "",
     "seed": 0,
     "tokenizer": "tiny",
+    "tokenizer_options": {},
     "chat_template": "",
+    "template_options": {},
     "mesh": MESH,
     "sources": "",
     "notes": "",
     "stages": {},
     "order": (),
 }
-COMMON = ("kind", "inputs", "seed", "tokenizer", "chat_template", "mesh", "retokenize")
+TEXT = ("tokenizer", "tokenizer_options", "chat_template", "template_options")
+COMMON = ("kind", "inputs", "seed", *TEXT, "mesh", "retokenize")
 """Keys that every stage may have, whatever its kind."""
 
 
@@ -215,7 +219,7 @@ def stage_config(config: Mapping[str, Any], name: str) -> ConfigDict:
 
     The stage's own value wins where it sets one of these. The result is locked.
     """
-    shared = {key: config[key] for key in ("seed", "tokenizer", "chat_template")}
+    shared = {key: config[key] for key in ("seed", *TEXT)}
     own = config["stages"][name]
     merged = ConfigDict({**shared, "mesh": config["mesh"], "inputs": {}, **own})
     merged.lock()

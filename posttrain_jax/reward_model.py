@@ -1,10 +1,18 @@
-"""A trained reward model as a function from conversations to scores."""
+"""A reward model as a function from conversations to scores.
+
+A head of several outputs rates several objectives. A gate over it makes them one score, by weights
+that depend on the prompt (ArmoRM: Wang et al. 2024, arXiv 2406.12845, section 3.2):
+
+  score = exp(log_scale) * sum_O softmax(gate(h_prompt))_O * head(h_response)_O
+
+with h_prompt and h_response the hidden states at the last tokens of prompt and response. Left out:
+ArmoRM's correction for verbosity.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,27 +24,36 @@ from jax.sharding import Mesh
 
 from posttrain_jax import checkpoint
 from posttrain_jax.api import Artifact, Batch, Model, Params
-from posttrain_jax.data.chat import encode_chat
-from posttrain_jax.data.examples import messages
-from posttrain_jax.mesh import check_divides, from_local_rows, shardings
+from posttrain_jax.conversations import encode_rows
+from posttrain_jax.mesh import (
+    all_rows,
+    batch_shards,
+    check_divides,
+    from_local_rows,
+    host_batch,
+    local_rows,
+    local_slice,
+    shardings,
+)
 from posttrain_jax.models import ModelConfig, heads, make_model
 from posttrain_jax.models.head_files import load_with_head, save_with_head
 from posttrain_jax.models.heads import HeadConfig
 from posttrain_jax.models.streaming import put_lazy, put_sharded
 from posttrain_jax.policy import Text, load_policy
-from posttrain_jax.verifiers.terms import cut
 
 
 class RewardModel(NamedTuple):
     """A decoder and its score head.
 
     Attributes:
-      params: {"backbone": ..., "head": ...}.
+      params: {"backbone": ..., "head": ...}, and "gate" where there is one.
       length: the longest conversation it was trained on, in tokens.
       span: what of a response is scored, one of `verifiers.terms.SPANS`. DeepSeek-R1's helpful
         model scores the final summary, `answer`, its safety model the whole response (Nature 645,
         2025, Methods). A chain of thought that never ends has no summary: the empty response is
         scored, not the chain.
+      gate: what its gate is, whose outputs are the head's; None of one score.
+      objectives: the names of the head's outputs, where it has several.
     """
 
     model: Model
@@ -44,29 +61,38 @@ class RewardModel(NamedTuple):
     length: int
     span: str
     head: HeadConfig = heads.SCORE
+    gate: HeadConfig | None = None
+    objectives: tuple[str, ...] = ()
 
 
-def param_axes(model: Model, head: HeadConfig) -> Any:
+def param_axes(model: Model, head: HeadConfig, gate: HeadConfig | None = None) -> Any:
     """The logical axes of a decoder with a head."""
-    return {"backbone": heads.without_lm_head(model.axes()), "head": heads.axes(head)}
+    axes = {"backbone": heads.without_lm_head(model.axes()), "head": heads.axes(head)}
+    return axes | ({"gate": {**heads.axes(gate), "log_scale": ()}} if gate else {})
 
 
-def param_shapes(model: Model, head: HeadConfig) -> Any:
+def param_shapes(model: Model, head: HeadConfig, gate: HeadConfig | None = None) -> Any:
     """The abstract parameters of a decoder with a head."""
-    key = jax.random.key(0)
-    make = functools.partial(heads.init, head=head, width=model.config.width)
+    key, width = jax.random.key(0), model.config.width
     backbone = heads.without_lm_head(jax.eval_shape(model.init, key))
-    return {"backbone": backbone, "head": jax.eval_shape(make, key)}
+    shapes = {"backbone": backbone}
+    for name, what in (("head", head), ("gate", gate)):
+        if what:
+            make = _new_gate if name == "gate" else heads.init
+            shapes[name] = jax.eval_shape(functools.partial(make, head=what, width=width), key)
+    return shapes
 
 
-def param_shardings(model: Model, head: HeadConfig, mesh: Mesh) -> Any:
+def param_shardings(
+    model: Model, head: HeadConfig, mesh: Mesh, gate: HeadConfig | None = None
+) -> Any:
     """Where the parameters of a decoder with a head live.
 
     Raises:
       ValueError: a dimension that its mesh axes don't divide.
     """
-    axes = param_axes(model, head)
-    check_divides(mesh, axes, param_shapes(model, head))
+    axes = param_axes(model, head, gate)
+    check_divides(mesh, axes, param_shapes(model, head, gate))
     return shardings(mesh, axes)
 
 
@@ -81,6 +107,47 @@ def add_head(
     return {"backbone": heads.without_lm_head(policy), "head": make(jax.random.key(seed))}
 
 
+def _new_gate(key: jax.Array, head: HeadConfig, width: int) -> Params:
+    return {**heads.init(key, head, width), "log_scale": jnp.zeros(())}
+
+
+def add_gate(found: RewardModel, mesh: Mesh, seed: int, gate: Mapping[str, Any]) -> RewardModel:
+    """A reward model of several objectives with a new gate, which weighs them all alike.
+
+    Args:
+      gate: fields of the gate's `HeadConfig`; by default two layers, the last of which starts at 0.
+
+    Raises:
+      ValueError: it has one objective, or a gate already.
+    """
+    if found.head.outputs < 2 or found.gate:
+        raise ValueError(
+            f"a gate weighs several objectives; the reward model has head.outputs="
+            f"{found.head.outputs}{' and a gate already' if found.gate else ''}"
+        )
+    wanted = HeadConfig(**{"layers": 2, "init_std": 0.0, **gate, "outputs": found.head.outputs})
+    where = param_shardings(found.model, found.head, mesh, wanted)["gate"]
+    make = functools.partial(_new_gate, head=wanted, width=found.model.config.width)
+    new = jax.jit(make, out_shardings=where)(jax.random.key(seed))
+    return found._replace(params={**found.params, "gate": new}, gate=wanted)
+
+
+def outputs(model: Model, params: Params, batch: Batch, place_BM, prompt_BM) -> jax.Array:
+    """What a reward model says at places of each row -> float32 [B, M, O]; O is 1 with a gate.
+
+    Args:
+      prompt_BM: the last tokens of the prompts, which a gate reads.
+    """
+    if "gate" not in params:
+        return heads.read(model, params, batch, place_BM)
+    both = jnp.concatenate([place_BM, prompt_BM], axis=1)
+    ends_BMD, prompts_BMD = jnp.split(heads.hidden_at(model, params, batch, both), 2, axis=1)
+    rated_BMO = heads.apply(params["head"], ends_BMD)
+    weight_BMO = jax.nn.softmax(heads.apply(params["gate"], prompts_BMD), axis=-1)
+    score_BM1 = jnp.sum(weight_BMO * rated_BMO, axis=-1, keepdims=True)
+    return jnp.exp(params["gate"]["log_scale"]) * score_BM1
+
+
 def save(folder: Path, reward_model: RewardModel) -> None:
     """Write a reward model into an artifact."""
     about = {
@@ -88,17 +155,30 @@ def save(folder: Path, reward_model: RewardModel) -> None:
         "head": dataclasses.asdict(reward_model.head),
         "length": reward_model.length,
         "span": reward_model.span,
+        "gate": reward_model.gate and dataclasses.asdict(reward_model.gate),
+        "objectives": reward_model.objectives,
     }
     checkpoint.save_params(folder, reward_model.params, about)
 
 
 def load(artifact: Artifact, mesh: Mesh) -> RewardModel:
-    """The reward model of an artifact, read into its shards."""
+    """The reward model of an artifact, read into its shards.
+
+    Raises:
+      ValueError: the artifact is of another kind.
+    """
+    if artifact.kind != "reward_model":
+        raise ValueError(
+            f"{artifact.path} is of stage {artifact.stage!r}, a {artifact.kind}: expected one of "
+            "kind reward_model"
+        )
     about = checkpoint.load_about(artifact.path)
     model, head = make_model(ModelConfig(**about["config"])), HeadConfig(**about["head"])
-    where = param_shardings(model, head, mesh)
-    params = checkpoint.load_params(artifact.path, param_shapes(model, head), where)
-    return RewardModel(model, params, about["length"], about["span"], head)
+    gate = HeadConfig(**about["gate"]) if about["gate"] else None
+    where = param_shardings(model, head, mesh, gate)
+    params = checkpoint.load_params(artifact.path, param_shapes(model, head, gate), where)
+    named = tuple(about["objectives"])
+    return RewardModel(model, params, about["length"], about["span"], head, gate, named)
 
 
 def from_folder(
@@ -131,9 +211,11 @@ def export(artifact: Artifact, mesh: Mesh, folder: Path, text: Text) -> None:
     """Write the reward model of an artifact as `transformers` and others load it.
 
     Raises:
-      ValueError: as `models.head_files.save_with_head`.
+      ValueError: as `models.head_files.save_with_head`; it has a gate, as no class of others has.
     """
     found = load(artifact, mesh)
+    if found.gate:
+        raise ValueError(f"{artifact.path} has a gate, and no Hugging Face class holds one")
     save_with_head(
         folder, found.model.config, found.params, found.head, text.tokenizer, text.template
     )
@@ -160,54 +242,25 @@ def load_value(artifact: Artifact, mesh: Mesh, seed: int) -> tuple[Model, Params
     return found.model, found.params
 
 
-def without_markers(content: str, text: Text) -> str:
-    """A text without the turn markers of a tokenizer, which would forge a turn.
-
-    Where taking them out makes new ones of what stood around them, spaces take their places.
-    """
-    markers = re.compile("|".join(map(re.escape, text.tokenizer.markers)) or "(?!)")
-    content = markers.sub("", content)
-    return markers.sub(" ", content)
-
-
-def encode(
-    pairs: Sequence[tuple[Mapping[str, Any], str]], text: Text, length: int, span: str
-) -> tuple[list[np.ndarray], int]:
-    """The tokens of each (example, response), and how many were cut to `length`.
-
-    Turn markers that a policy wrote into its response are taken out: they must not forge a turn.
-    """
-    sequences, too_long = [], 0
-    for example, response in pairs:
-        said = cut(without_markers(response, text), span)
-        if span != "whole":  # white space at its start could merge with the generation prompt
-            said = said.strip()
-        ids, _ = encode_chat(*text, messages(example, said))
-        too_long += len(ids) > length
-        sequences.append(np.array(ids[:length], np.int32))
-    return sequences, too_long
-
-
-def encode_rows(
-    pairs: Sequence[tuple[Mapping[str, Any], str]], text: Text, length: int, span: str
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Conversations as right-padded rows (tokens, segments), and how many were cut to `length`."""
-    sequences, too_long = encode(pairs, text, length, span)
-    tokens = np.full((len(pairs), length), text.tokenizer.pad_id, np.int32)
-    segments = np.zeros_like(tokens)
-    for row, ids in enumerate(sequences):
-        tokens[row, : len(ids)] = ids
-        segments[row, : len(ids)] = 1
-    return tokens, segments, too_long
-
-
 @functools.partial(jax.jit, static_argnames="model")
-def _scores(model: Model, params: Params, tokens_BT, segments_BT):
+def _outputs(model: Model, params: Params, tokens_BT, segments_BT, prompt_B):
     positions = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     ends_BT = heads.last_tokens(segments_BT)
     batch = Batch(tokens_BT, positions, segments_BT, ends_BT)
     place_B1, _ = heads.places(ends_BT, 1)
-    return heads.read(model, params, batch, place_B1)[:, 0, 0]
+    return outputs(model, params, batch, place_B1, jnp.maximum(prompt_B - 1, 0)[:, None])[:, 0]
+
+
+def outputs_local(
+    reward_model: RewardModel,
+    pairs: Sequence[tuple[Mapping[str, Any], str]],
+    text: Text,
+    mesh: Mesh,
+) -> jax.Array:
+    """All hosts' conversations, each host its own rows -> global [B, O]."""
+    *rows, _ = encode_rows(pairs, text, reward_model.length, reward_model.span)
+    placed = (from_local_rows(mesh, array) for array in rows)
+    return _outputs(reward_model.model, reward_model.params, *placed)
 
 
 def score_local(
@@ -216,7 +269,37 @@ def score_local(
     text: Text,
     mesh: Mesh,
 ) -> jax.Array:
-    """Scores of all hosts' conversations; each host passes its own rows -> global [B]."""
-    tokens, segments, _ = encode_rows(pairs, text, reward_model.length, reward_model.span)
-    placed = (from_local_rows(mesh, tokens), from_local_rows(mesh, segments))
-    return _scores(reward_model.model, reward_model.params, *placed)
+    """Scores of all hosts' conversations; each host passes its own rows -> global [B].
+
+    Raises:
+      ValueError: the model rates several objectives and has no gate.
+    """
+    found = outputs_local(reward_model, pairs, text, mesh)
+    if found.shape[1] != 1:
+        raise ValueError(
+            f"the reward model rates {found.shape[1]} objectives {reward_model.objectives}, which "
+            "is no score: train a gate on it (stages/reward_model.py, `gate`)"
+        )
+    return found[:, 0]
+
+
+def output_all(
+    reward_model: RewardModel,
+    pairs: Sequence[tuple[Mapping[str, Any], str]],
+    text: Text,
+    mesh: Mesh,
+    size: int,
+) -> np.ndarray:
+    """What it says of conversations that every host passes alike -> [conversations, O], on each.
+
+    Args:
+      size: conversations in a round, rounded up to what the mesh divides.
+    """
+    ways = batch_shards(mesh)
+    size, found = -(-size // ways) * ways, []
+    for first in range(0, len(pairs), size):
+        part = [pairs[(first + i) % len(pairs)] for i in range(size)]
+        here = local_slice(host_batch(mesh, (size,), lambda i: np.zeros(size)[i]))
+        rows = local_rows(outputs_local(reward_model, part[here], text, mesh))
+        found.append(all_rows(mesh, rows))
+    return np.concatenate(found)[: len(pairs)]

@@ -1,9 +1,13 @@
 """Reward assembly: named terms from verifiers, reward models and judges, by step and by kind.
 
 A term of a recipe is {"verifier": name, <options>}, {"reward_model": input role} or {"judge":
-{...}}, with `weight`, `start_step` (counted in updates; before it the term is off) and `kinds` (the
-kinds of example it scores; empty: all). The reward is the weighted sum of the terms that apply. A
-term that does not apply to a sample is 0 and stays out of that term's mean.
+{...}}, with `weight`, `start_step` (counted in updates; before it the term is off), `kinds` (the
+kinds of example it scores; empty: all) and `offset`. The reward is the sum of weight (score +
+offset) over the terms that apply. A term that does not apply to a sample is 0 and stays out of that
+term's mean.
+
+Qwen2.5-Math's shaping, sigmoid(0.5 r_m) + (r_v - 1) (arXiv 2409.12122, eq. 3), is two terms:
+  {"reward_model": role, "transform": "sigmoid", "scale": 0.5}, {"verifier": name, "offset": -1.0}
 
 A judge names its form of question (verifiers/judging/forms) and where its model is, on the mesh or
 at a URL, and may set the options of `make_judge`:
@@ -20,7 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SORTS = ("verifier", "reward_model", "judge")
-OWN = (*SORTS, "weight", "start_step", "kinds", "transform")
+TRANSFORMS = ("sigmoid", "none", "product", "min", "last")
+"""Of a score; the last three of a process reward model's steps, which has one of its own too."""
+OWN = (*SORTS, "weight", "start_step", "kinds", "transform", "scale", "offset")
 
 
 class Term(NamedTuple):
@@ -30,6 +36,8 @@ class Term(NamedTuple):
       reward_model: the input role of its reward model; empty where it has none.
       transform: of a reward model's score: `sigmoid` or `none`.
       judge: the settings of its judge; empty where it has none.
+      scale: what a reward model's score is multiplied by before the transform.
+      offset: added to the score where it becomes part of the reward, not in the metrics.
     """
 
     name: str
@@ -39,6 +47,8 @@ class Term(NamedTuple):
     reward_model: str
     transform: str
     judge: Mapping[str, Any]
+    scale: float = 1.0
+    offset: float = 0.0
 
 
 class Terms(NamedTuple):
@@ -53,7 +63,7 @@ def make_terms(rewards: Mapping[str, Mapping[str, Any]]) -> Terms:
 
     Raises:
       ValueError: a term without exactly one of verifier, reward_model and judge, a judge without
-        a form or a place, a bad transform, or kinds that aren't a list.
+        a form or a place, a bad transform, a scale of no reward model, or kinds that aren't a list.
     """
     verified, modelled, pool = [], [], {}
     for name in sorted(rewards):
@@ -71,10 +81,14 @@ def make_terms(rewards: Mapping[str, Mapping[str, Any]]) -> Terms:
                 f"rewards.{name}.judge needs form and one of mesh and endpoint; got {sorted(judge)}"
             )
         transform = settings.get("transform", "sigmoid")
-        if transform not in ("sigmoid", "none"):
-            raise ValueError(f"rewards.{name}.transform={transform!r}: expected sigmoid or none")
+        if transform not in TRANSFORMS:
+            raise ValueError(
+                f"rewards.{name}.transform={transform!r}: expected one of {', '.join(TRANSFORMS)}"
+            )
         if isinstance(kinds := settings.get("kinds", ()), str):
             raise ValueError(f"rewards.{name}.kinds={kinds!r}: expected a list, as in ({kinds!r},)")
+        if "scale" in settings and "reward_model" not in settings:
+            raise ValueError(f"rewards.{name}.scale is of reward models; others have weight")
         term = Term(
             name,
             float(settings.get("weight", 1.0)),
@@ -83,6 +97,8 @@ def make_terms(rewards: Mapping[str, Mapping[str, Any]]) -> Terms:
             settings.get("reward_model", ""),
             transform,
             judge,
+            float(settings.get("scale", 1.0)),
+            float(settings.get("offset", 0.0)),
         )
         if term.reward_model or term.judge:
             modelled.append(term)

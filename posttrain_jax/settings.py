@@ -5,9 +5,10 @@ A stage file may declare its settings as one literal, which is read here without
     DEFAULTS = {"lr": 1e-4, "steps": ..., "rewards": {}}
 
 `...` marks a setting that the recipe must give, `None` one of any type, an empty dict an open
-group (any keys), a dict with keys a closed one. The recipe's settings are laid over it, so the
-resolved config names every setting, an unknown key raises before anything starts, and each can be
-overridden on the command line. No jax, directly or not.
+group (any keys), a dict with keys a closed one. A stage that shares another's settings names it,
+alone or with settings of its own: `DEFAULTS = "sft"`, `DEFAULTS = ("sft", {"k": 0})`. The recipe's
+settings are laid over it, so the resolved config names every setting, an unknown key raises before
+anything starts, and each can be overridden on the command line. No jax, directly or not.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def resolve(
 
 @cache
 def stage_defaults(path: Path) -> dict[str, Any] | None:
-    """The literal `DEFAULTS` of a stage file, or of the stage that it names there; None for none.
+    """The literal `DEFAULTS` of a stage file, after those of a stage it names; None for none.
 
     Raises:
       ValueError: DEFAULTS is not a literal.
@@ -89,7 +90,10 @@ def stage_defaults(path: Path) -> dict[str, Any] | None:
         value = getattr(node, "value", None)
         if value is not None and any(getattr(t, "id", "") == "DEFAULTS" for t in targets):
             found = ast.literal_eval(value)
-            return stage_defaults(path.with_stem(found)) if isinstance(found, str) else found
+            if isinstance(found, dict):
+                return found
+            other, own = (found, {}) if isinstance(found, str) else found
+            return {**(stage_defaults(path.with_stem(other)) or {}), **own}
     return None
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from posttrain_jax import tree
 from posttrain_jax.api import Batch, Metrics, Model, Params, PolicyOut
 from posttrain_jax.mesh import check_divides, shardings
-from posttrain_jax.models import routing
+from posttrain_jax.models import heads, routing
 
 
 class TrainState(NamedTuple):
@@ -83,11 +83,19 @@ def _float32(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
 
 
-def policy_out(model: Model, params: Params, batch: Batch, start: int, temperature: float):
-    """Log-probs and entropies of the tokens that bear weight, zeros elsewhere.
+def policy_out(
+    model: Model, params: Params, batch: Batch, start: int, temperature: float,
+    teacher_temperature: float | None = None, linear: bool = False,
+) -> PolicyOut:  # fmt: skip
+    """Log-probs and entropies of the tokens that bear weight, zeros elsewhere; with a `value_head`
+    among the parameters also values, with a teacher in the batch those of its tokens.
 
     Args:
       start: the first place that may bear weight, at least 1; the LM head starts there.
+      teacher_temperature: of the log-probs of the teacher's tokens; None: as of the others.
+      linear: the loss will be the sum of `weight_BT` times the log-probs, times one number, as that
+        of SFT is. The gradients of the LM head are then made with its log-probs, a quarter of its
+        work less; where it is not so, they are NaN.
     """
     hidden, _, chosen = model.routed(
         params, batch.tokens_BT, positions_BT=batch.positions_BT, segments_BT=batch.segments_BT,
@@ -98,10 +106,26 @@ def policy_out(model: Model, params: Params, batch: Batch, start: int, temperatu
         needed |= batch.nll_weight_BT != 0
     found = model.logprobs(
         params, hidden[:, start - 1 : -1], batch.tokens_BT[:, start:], temperature,
-        needed[:, start:],
+        needed[:, start:], batch.weight_BT[:, start:] if linear else None,
     )  # fmt: skip
     logp, entropy = (jnp.pad(x, ((0, 0), (start, 0))) for x in found)
-    return PolicyOut(logp, entropy, chosen)
+    value = None
+    if "value_head" in params:
+        value = heads.apply(params["value_head"], hidden[:, start - 1 : -1])[..., 0]
+        value = jnp.pad(jnp.where(needed[:, start:], value, 0.0), ((0, 0), (start, 0)))
+    teacher, teacher_logp = batch.teacher, None
+    if teacher is not None:
+        teacher_logp = model.logprobs_at(
+            params, hidden[:, start - 1 : -1], teacher.tokens_BTJ[:, start:],
+            temperature if teacher_temperature is None else teacher_temperature,
+            teacher.weight_BT[:, start:] != 0,
+        )  # fmt: skip
+        teacher_logp = jnp.pad(teacher_logp, ((0, 0), (start, 0), (0, 0)))
+    return PolicyOut(logp, entropy, chosen, value, teacher_logp)
+
+
+linear_out = functools.partial(policy_out, linear=True)
+"""What a loss that is linear in the log-probs sees."""
 
 
 @functools.partial(jax.jit, static_argnames=("model", "start", "temperature"))
@@ -159,11 +183,13 @@ def accumulate(
     return jax.lax.scan(add, zeros, parts)[0]
 
 
-def apply_gradients(state: TrainState, grads: Params, optimizer, lr) -> tuple[TrainState, Metrics]:
-    """One optimizer step; gradients that aren't finite are skipped and counted."""
+def apply_gradients(
+    state: TrainState, grads: Params, optimizer, lr, loss: Any = 0.0
+) -> tuple[TrainState, Metrics]:
+    """One optimizer step; where gradients or loss aren't finite it is skipped and counted."""
     grads = _float32(grads)
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(norm)
+    finite = jnp.isfinite(norm) & jnp.isfinite(loss)
     safe = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), grads)
     before = state.params if state.master is None else state.master
     updates, opt_state = optimizer.update(safe, state.opt_state, before)
@@ -181,7 +207,7 @@ def apply_gradients(state: TrainState, grads: Params, optimizer, lr) -> tuple[Tr
 def make_update(
     model: Model, optimizer: optax.GradientTransformation, loss: Callable, *,
     frozen: Params | None = None, microbatches: int = 1, together: int = 1, start: int = 1,
-    temperature: float = 1.0,
+    temperature: float = 1.0, view: Callable[..., PolicyOut] = policy_out,
 ) -> Callable[..., tuple[TrainState, Metrics]]:  # fmt: skip
     """The jitted update `(state, batch, lr, **controls) -> (state, metrics)`; the state is donated.
 
@@ -196,6 +222,7 @@ def make_update(
       together: rows that stay in one part (`accumulate`).
       start: the first place of a row that can bear loss; the LM head starts there.
       temperature: of the log-probs that the loss sees.
+      view: what the model makes of a batch for the loss, as `policy_out`.
 
     Of a mixture of experts the metrics tell what its routers did (`models.routing`).
     """
@@ -204,14 +231,14 @@ def make_update(
     def update(state: TrainState, batch: Batch, lr, frozen, **controls):
         def objective(params, part):
             whole = tree.join(frozen, params)
-            out = policy_out(model, whole, part, start, temperature)
+            out = view(model, whole, part, start, temperature)
             value, metrics = loss(out, part, **controls)
             return value, {**metrics, **routing.counts(out.routing, part, model.config)}
 
         grads, metrics = accumulate(
             jax.value_and_grad(objective, has_aux=True), state.params, batch, microbatches, together
         )
-        state, more = apply_gradients(state, grads, optimizer, lr)
+        state, more = apply_gradients(state, grads, optimizer, lr, metrics.get("loss", 0.0))
         return state, {**routing.summary(metrics, model.config), **more}
 
     return functools.partial(update, frozen=frozen or {})

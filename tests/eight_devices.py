@@ -15,9 +15,10 @@ from posttrain_jax.losses import grpo, sft
 from posttrain_jax.mesh import batch_shards, from_local_rows, local_rows, make_mesh, shard_rows
 from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.rollout import engine
-from posttrain_jax.rollout.experience import Scored, assemble, take
+from posttrain_jax.rollout.experience import Credit, Mix, assemble, take, to_batch
 from posttrain_jax.rollout.sampler import Asked, Rules, sample
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.scoring import Scored
 from posttrain_jax.stages.sft import weigh
 
 CONFIG = ModelConfig(
@@ -66,10 +67,9 @@ def rollout_and_update(model, mesh, params):
     rewards = (tokens[:, PROMPT:] % 3 == 0).sum(axis=1, keepdims=True).astype(np.float32)
     on, valid = np.ones((16, 1), bool), np.arange(16) != 5
     scored = Scored(*(from_local_rows(mesh, x) for x in (rewards, on, valid)))
-    batch, metrics = assemble(
-        rollout, scored, jnp.ones(1), group_size=GROUP, truncated=False, mask_truncated=False,
-        options=(),
-    )  # fmt: skip
+    credit, mix = Credit(group_size=GROUP), Mix(jnp.ones(1), jnp.zeros(1))
+    batch = to_batch(rollout, scored, truncated=False, credit=credit)
+    batch, metrics = assemble(batch, rollout, scored, mix, credit=credit)
     part = take(batch, np.random.default_rng(0).permutation(16), "seq_mean_token_mean", 2, None)
     logp = train_state.logprobs(model, params, part, start=PROMPT, temperature=0.8)
     part = part._replace(reference_logp_BT=logp - 0.1)

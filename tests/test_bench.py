@@ -37,12 +37,12 @@ def test_every_workload_runs(monkeypatch, capsys):
     small = dataclasses.replace(CONFIG, vocab_size=32, width=16, head_dim=8, ffn=32)
     monkeypatch.setattr(tokens, "TINY", small)
     monkeypatch.setattr(flops, "SQUARE", 64)
-    arguments = ["sft", "dpo", "sample", "grpo", "--steps", "1", "--json", "--batch", "2"]
+    arguments = ["sft", "dpo", "sample", "grpo", "ppo", "--steps", "1", "--json", "--batch", "2"]
     arguments += ["--seq", "8", "--masked", "3", "--pairs", "1", "--prompts", "1", "--group", "8"]
     assert tokens.main([*arguments, "--prompt-len", "4", "--max-new", "4"]) == 0
     found = {row["workload"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     counted = {name: row["tokens"] for name, row in found.items()}
-    assert counted == {"sft": 16, "dpo": 16, "sample": 32, "grpo": 32}
+    assert counted == {"sft": 16, "dpo": 16, "sample": 32, "grpo": 32, "ppo": 32}
     for row in found.values():
         assert row["tokens_per_s"] > 0 and row["peak_rss_mb"] > 50 and row["needed_gflop"] >= 0
         assert 0 < row["utilisation"] < 1 and row["step_ms"] > 0

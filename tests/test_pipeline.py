@@ -20,7 +20,9 @@ CONFIG = {
     "preset": "tiny",
     "seed": 3,
     "tokenizer": "tiny",
+    "tokenizer_options": {},
     "chat_template": "",
+    "template_options": {},
     "mesh": MESH,
     "sources": "",
     "notes": "",
@@ -66,7 +68,7 @@ def add(config, workdir, inputs):
 def run(workdir, config=CONFIG, **options):
     stages = {"walk": walk, "add": add}
     options = {"load_stage": stages.__getitem__, "say": lambda line: None, **options}
-    return run_recipe(config, workdir, fingerprint=lambda *names: ("tok", "tmpl"), **options)
+    return run_recipe(config, workdir, fingerprint=lambda settings: ("tok", "tmpl"), **options)
 
 
 def results(workdir):
@@ -172,7 +174,7 @@ def test_a_stage_must_return_its_artifact(tmp_path):
 
 def test_an_unknown_tokenizer_is_a_clear_error():
     with pytest.raises(RecipeError, match=r"tokenizer='nowhere\.model'.*no tokenizer file"):
-        pipeline.fingerprint("nowhere.model", "")
+        pipeline.fingerprint({"tokenizer": "nowhere.model", "chat_template": ""})
 
 
 # ---- as processes of their own, to be killed

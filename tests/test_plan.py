@@ -62,8 +62,34 @@ def test_a_stages_model_is_that_of_its_policy():
         "base": {"kind": "pretrain", "model": "tiny:base"},
         "sft": {"kind": "sft", "inputs": {"policy": "base"}},
         "rl": {"kind": "rl", "inputs": {"policy": "sft", "data": "base"}},
+        "soup": {"kind": "merge", "inputs": {"one": "rl", "two": "sft"}},
+        "more": {"kind": "sft", "inputs": {"policy": "soup"}},
     }
     assert plan.model_of({"stages": stages}, "rl") == "tiny:base"
+    assert plan.model_of({"stages": stages}, "more") == "tiny:base"  # by what was merged
+
+
+def test_the_arithmetic_of_pairs():
+    stage = {"pairs_per_step": 12, "microbatches": 2, "length": 64, "steps": 3}
+    sizes, problems = plan.arithmetic(stage, {"data": 2, "fsdp": 1})
+    assert (sizes["pairs a step"], sizes["tokens a step, at most"]) == (12, 2 * 12 * 64)
+    assert problems == []
+    _, problems = plan.arithmetic({**stage, "microbatches": 5}, {"data": 1})
+    assert problems[0].startswith("pairs_per_step = 12 does not divide by microbatches = 5; ")
+    _, problems = plan.arithmetic(stage, {"data": 4})
+    assert problems == [
+        "pairs_per_step / microbatches = 6 does not divide by data x fsdp x expert of the mesh = "
+        "4; the nearest that do: 4 or 8"
+    ]
+
+
+def test_adapters_of_the_tiny_model_by_hand():
+    """Width 128, 4 heads of 32, feed-forward 256, 2 layers; rank r of a [m, n] has r (m + n)."""
+    of_layer = 4 * (128 + 128) + 3 * (128 + 256)  # q, k, v, o, gate, up, down
+    stage = {"lora": {"rank": 4, "targets": ""}}
+    assert plan.trained("tiny:base", stage) == 2 * 4 * of_layer
+    assert plan.trained("tiny:base", {"lora": {"rank": 0}}) is None
+    assert plan.trained("tiny:base", {}) is None
 
 
 def test_parameters_of_the_tiny_model_by_hand():

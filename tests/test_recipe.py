@@ -126,11 +126,14 @@ def test_stage_config_merges_the_shared_keys_and_the_stages_own_win():
         **graph(a={"kind": "sft", "seed": 7}, b={"kind": "sft"}),
         "seed": 1,
         "tokenizer": "tiny",
+        "tokenizer_options": {},
         "chat_template": "tiny",
+        "template_options": {"date": "2026-01-01"},
         "mesh": {"fsdp": 2},
     }
     a, b = recipe.stage_config(config, "a"), recipe.stage_config(config, "b")
     assert isinstance(a, ConfigDict)
     assert (a.seed, b.seed, b.tokenizer, b.mesh.fsdp) == (7, 1, "tiny", 2)
+    assert a.template_options.date == "2026-01-01"
     with pytest.raises(AttributeError, match="locked"):
         a.typo = 1

@@ -48,6 +48,18 @@ def test_a_stage_can_have_the_defaults_of_another(package):
     assert again == {**resolve(package, {"steps": 3}), "kind": "again"}
 
 
+def test_a_stage_can_add_to_the_defaults_of_another(package):
+    more = 'DEFAULTS = ("train", {"k": 7, "lr": 2.0})\n'
+    (package / "stages" / "more.py").write_text(more)
+    config = ConfigDict({"stages": {"a": {"kind": "more", "steps": 3}}, "order": ("a",)})
+    stage = settings.resolve(config, ["stages.a.k=8"], package)["stages"]["a"]
+    expected = {**resolve(package, {"steps": 3}), "kind": "more", "k": 8, "lr": 2.0}
+    assert stage == expected
+    config.stages.a.q = 1
+    with pytest.raises(RecipeError, match=r"stages.a.q: no such setting.*k, loss, lr, name"):
+        settings.resolve(config, (), package)
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [

@@ -1,10 +1,11 @@
-"""`posttrain bench sft|dpo|sample|grpo`: tokens per second on this machine, compile time apart.
+"""`posttrain bench sft|dpo|sample|grpo|ppo`: tokens per second on this machine, compile time apart.
 
 Steps are timed one by one after two that are not; quote the median. `utilisation` is what the step
-needs (flops.py) over what the larger of two matrix products, measured in the same run, would have
-done in that time. Models: `tiny` is the shape that other libraries were measured with (4 layers,
-width 256, vocabulary 4,096), `small` SmolLM2-135M's, both with random weights; or `family:size`,
-or a folder or file of weights.
+needs (flops.py) over what the larger of two matrix products would have done in that time: they are
+measured after every step, since a machine's speed drifts, and the median over steps is told.
+Models: `tiny` is the shape that other libraries were measured with (4 layers, width 256,
+vocabulary 4,096), `small` SmolLM2-135M's, both with random weights; or `family:size`, or a folder
+or file of weights.
 """
 
 from __future__ import annotations
@@ -50,14 +51,15 @@ def measure(workload: str, spec: str, sizes: Sizes, steps: int) -> dict[str, Any
         model, params = open_model(spec, mesh)
         work = WORKLOADS[workload](model, params, mesh, sizes)
         del params
-        seconds = []
+        seconds, rates = [], []
         for _ in range(WARM + steps):
             begun = time.monotonic()
             jax.block_until_ready(work.step())
             seconds.append(time.monotonic() - begun)
-        rates = matmul_rates(model.config, work.rows)
-    timed = seconds[WARM:]
+            rates.append(matmul_rates(model.config, work.rows))
+    timed, rates = seconds[WARM:], rates[WARM:]
     median = statistics.median(timed)
+    used = [work.flops / s / max(r.values()) for s, r in zip(timed, rates, strict=True)]
     return {
         "workload": workload,
         "model": spec,
@@ -69,9 +71,11 @@ def measure(workload: str, spec: str, sizes: Sizes, steps: int) -> dict[str, Any
         "steps": steps,
         "compile_s": round(seconds[0] - median, 2),
         "peak_rss_mb": round(peak_rss_mb(), 1),
-        "utilisation": round(work.flops / median / max(rates.values()), 3),
+        "utilisation": round(statistics.median(used), 3),
         "needed_gflop": round(work.flops / 1e9, 1),
-        "matmul_gflops": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
+        "matmul_gflops": {
+            name: round(statistics.median(r[name] for r in rates) / 1e9, 1) for name in rates[0]
+        },
     }
 
 
@@ -97,7 +101,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seq", type=int, default=256, help="tokens a row of sft and dpo")
     parser.add_argument("--masked", type=int, default=64, help="of which bear no loss")
     parser.add_argument("--pairs", type=int, default=4, help="pairs of dpo")
-    parser.add_argument("--prompts", type=int, default=8, help="of sample and grpo")
+    parser.add_argument("--prompts", type=int, default=8, help="of sample, grpo and ppo")
     parser.add_argument("--group", type=int, default=8, help="completions a prompt")
     parser.add_argument("--prompt-len", type=int, default=64, help="tokens a prompt")
     parser.add_argument("--max-new", type=int, default=128, help="tokens a completion")

@@ -5,7 +5,7 @@ Nothing is padded and nothing ends early, so that tokens a second are those of t
 
 from __future__ import annotations
 
-import functools
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,19 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from posttrain_jax import advantages, optimizers, train_state
+from posttrain_jax import optimizers, reward_model, train_state
 from posttrain_jax.api import Batch, Model, Params
 from posttrain_jax.bench.flops import forward_flops
-from posttrain_jax.losses import dpo, grpo, sft
-from posttrain_jax.losses.common import aggregation_weights
+from posttrain_jax.losses import dpo, sft
 from posttrain_jax.mesh import shard_rows
+from posttrain_jax.models import heads
+from posttrain_jax.rollout.collect import Sampled, Setting
 from posttrain_jax.rollout.engine import for_sampling
+from posttrain_jax.rollout.experience import Mix
+from posttrain_jax.rollout.prompts import NOTHING_DRAWN
 from posttrain_jax.rollout.sampler import Asked, Rules, sample
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.scoring import Scored
+from posttrain_jax.rollout.updates import begin, learn, prepare
+from posttrain_jax.stages import rl
 
 MICROBATCHES = 8
-"""Of the GRPO update."""
+"""Of the updates after a rollout."""
 
 
 class Sizes(NamedTuple):
@@ -82,7 +89,7 @@ def _training(model: Model, params: Params, loss: Callable, **options):
 
 def sft_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
     """One SFT update."""
-    update, held = _training(model, params, sft.loss)
+    update, held = _training(model, params, sft.loss, view=train_state.linear_out)
     batch = rows_of(model, mesh, sizes.batch, sizes)
 
     def step():
@@ -96,7 +103,7 @@ def sft_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload
 
 
 def dpo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
-    """Reference log-probs and one DPO update."""
+    """Reference log-probs and one DPO update; a pair is two rows, one after the other."""
     rows = 2 * sizes.pairs
     reference = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)
     update, held = _training(model, params, dpo.loss)
@@ -142,34 +149,70 @@ def sample_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workl
     return Workload(lambda: sample(model, placed, *job), rows * sizes.max_new, rows, flops)
 
 
-def grpo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
-    """Rollout, reference log-probs and one update in microbatches."""
-    reference = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)
-    loss = functools.partial(grpo.loss, kl_coef=0.04)
-    start = sizes.prompt_len
-    update, held = _training(model, params, loss, microbatches=MICROBATCHES, start=start)
-    job = _prompts(model, mesh, sizes)
+def _learning(
+    model: Model, params: Params, mesh: Mesh, sizes: Sizes, value: Params | None = None, **settings
+) -> Callable[[], Any]:
+    """One pass of the RL stage's loop, but for prompts and verifiers: a reward is of tokens."""
+    rows = sizes.prompts * sizes.group
+    config = ConfigDict(copy.deepcopy(rl.DEFAULTS) | {
+        "seed": 0, "group_size": sizes.group, "rollout_size": rows, "batch_size": rows,
+        "microbatches": MICROBATCHES, "prompt_length": sizes.prompt_len, "max_new": sizes.max_new,
+        "steps": 1, "lr": 1e-6, "aggregation": "token_mean_global", **settings,
+    })  # fmt: skip
+    needs = frozenset({"value_BT"} if value is not None else ())
+    nobody: Any = None  # reads or judges texts here
+    setting = Setting(
+        config, mesh, nobody, model, nobody, Sampling(), 1.0,
+        rl.make_credit(config), Mix(jnp.ones(1), jnp.zeros(1)), needs,
+        value=None if value is None else model,
+    )  # fmt: skip
+    updates, carried = begin(setting, params, value)
+    held, job = [carried], _prompts(model, mesh, sizes)
+
+    @jax.jit
+    def score(tokens_BT):
+        reward_B = jnp.mean(tokens_BT[:, sizes.prompt_len :] % 7 == 0, axis=1)
+        every = jnp.ones(rows, bool)
+        return Scored(reward_B[:, None], every[:, None], every)
 
     def step():
-        rollout = sample(model, for_sampling(held[0].params, model, mesh), *job)
-        reward = jnp.mean(rollout.tokens_BT[:, start:] % 7 == 0, axis=1)
-        advantage, _ = advantages.group_normalised(reward, sizes.group)
-        mask = rollout.completion_mask_BT.astype(jnp.float32)
-        batch = Batch(
-            rollout.tokens_BT, rollout.positions_BT, rollout.segments_BT,
-            aggregation_weights(mask, "token_mean_global"), advantage[:, None] * mask,
-            rollout.behaviour_logp_BT,
-        )  # fmt: skip
-        logp = train_state.logprobs(model, reference, batch, start=start)
-        held[0], metrics = update(
-            held[0], batch._replace(reference_logp_BT=logp), jnp.float32(1e-6)
-        )
+        policy = for_sampling(held[0].policy.params, model, mesh)
+        sampled = Sampled(sample(model, policy, *job), nobody, NOTHING_DRAWN)
+        scored = score(sampled.rollout.tokens_BT)
+        batch, _ = prepare(setting, held[0], sampled, scored)
+        held[0], metrics, _ = learn(setting, updates, held[0], batch, 0)
         return metrics
 
+    return step
+
+
+def grpo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
+    """Rollout, reference log-probs and one update in microbatches."""
+    step = _learning(model, params, mesh, sizes, loss_options={"kl_coef": 0.04})
     rows, length = sizes.prompts * sizes.group, sizes.prompt_len + sizes.max_new
     forward = forward_flops(model.config, length, head=sizes.max_new)
     flops = _rollout_flops(model, sizes) + 4 * rows * forward
     return Workload(step, rows * sizes.max_new, rows * length // MICROBATCHES, flops)
 
 
-WORKLOADS = {"sft": sft_step, "dpo": dpo_step, "sample": sample_step, "grpo": grpo_step}
+def ppo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
+    """Rollout, reference log-probs, values, one update of the policy and of a value model.
+
+    The value model is as large as the policy and starts from it.
+    """
+    backbone = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)
+    value = reward_model.add_head(model, backbone, mesh, 0, heads.VALUE)
+    step = _learning(
+        model, params, mesh, sizes, value, advantage={"name": "gae"}, loss="ppo",
+        kl_in_reward={"coef": 0.05, "estimator": "k1", "log_bound": 40.0, "bound": 0.0},
+    )  # fmt: skip
+    rows, length = sizes.prompts * sizes.group, sizes.prompt_len + sizes.max_new
+    forward = forward_flops(model.config, length, head=sizes.max_new)
+    values = forward_flops(model.config, length, head=0)
+    flops = _rollout_flops(model, sizes) + 4 * rows * (forward + values)
+    return Workload(step, rows * sizes.max_new, rows * length // MICROBATCHES, flops)
+
+
+WORKLOADS = {
+    "sft": sft_step, "dpo": dpo_step, "sample": sample_step, "grpo": grpo_step, "ppo": ppo_step
+}  # fmt: skip

@@ -111,7 +111,7 @@ def load_template(
     """A chat template for this tokenizer.
 
     Args:
-      spec: the name of a shipped template ("tiny", "r1_zero", "chatml"), "tokenizer" (the one that
+      spec: the name of a shipped template ("chatml", "tulu", ...), "tokenizer" (the one that
         came with the tokenizer), or the path of a .jinja file.
       tokenizer: gives the eos and bos texts.
       options: variables of the template (`{"enable_thinking": False}`), and `date` for

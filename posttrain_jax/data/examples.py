@@ -5,7 +5,7 @@
   {"path": "file.jsonl", "fields": {ours: theirs}, "count": n}     (count 0: all rows)
   {"input": role, "count": n}                                     (the data.jsonl of an artifact)
 The last two may add "where": {field: value}, to keep some rows, and "skip": leave out the first of
-those.
+those. Each may "add": {field: value} to its rows, such as the `system` prompt of these alone.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from posttrain_jax.data.tokenizer import Tokenizer
 
 DATA = "data.jsonl"
 KEYS = {
-    "tasks": ("tasks", "split", "count", "languages", "options"),
-    "path": ("path", "fields", "count", "skip", "where"),
-    "input": ("input", "count", "skip", "where"),
+    "tasks": ("tasks", "split", "count", "languages", "options", "add"),
+    "path": ("path", "fields", "count", "skip", "where", "add"),
+    "input": ("input", "count", "skip", "where", "add"),
 }
 """The settings of each sort of source."""
 Example = Mapping[str, Any]
@@ -41,7 +41,8 @@ def load_examples(
         rows = _load(name, sources[name], inputs, seed)
         if not rows:
             raise ValueError(f"data.{name} has no rows: check its path, count, skip and where")
-        found += [{"source": name, **row} for row in rows]
+        added = sources[name].get("add", {})
+        found += [{"source": name, **row, **added} for row in rows]
     return found
 
 
@@ -76,9 +77,15 @@ def _load(name, source: Mapping[str, Any], inputs, seed: int) -> list[dict[str, 
 
 
 def messages(example: Example, response: str | None = None, system: str = "") -> list[dict]:
-    """The conversation of an example, with the assistant's turn if one is given."""
-    turns = [{"role": "user", "content": example["prompt"]}]
-    if system:
+    """The conversation of an example, with the assistant's turn if one is given.
+
+    It is the example's `prompt`; without one its `messages`, up to where the assistant goes on. A
+    `system` prompt of the example's own comes before the one that is given.
+    """
+    system = example.get("system", system)
+    asked = [{"role": "user", "content": example["prompt"]}] if "prompt" in example else None
+    turns = asked or [dict(message) for message in example["messages"]]
+    if system and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
     if response is not None:
         turns.append({"role": "assistant", "content": response})

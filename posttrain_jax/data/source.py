@@ -13,6 +13,8 @@ from typing import Any
 
 TEXT_FIELDS = ("prompt", "answer", "solution", "chosen", "rejected")
 """Fields of an example that are text; a number there is written out, 14.0 as "14"."""
+SIDES = ("chosen", "rejected")
+"""Those of them that may also be messages: an object or a list of objects."""
 
 Rule = str | Mapping[str, Any]
 
@@ -88,7 +90,7 @@ class JsonlSource:
             if name not in row:
                 raise ValueError(f"{where}: no field {name!r}; the row has {sorted(row)}")
         for name in TEXT_FIELDS:
-            if name in row:
+            if name in row and not (name in SIDES and _are_messages(row[name])):
                 row[name] = _text(row[name], name, where)
         return {"id": f"{self.path.stem}-{number}", **row}
 
@@ -120,6 +122,11 @@ def _apply(rule: Rule, row: Mapping[str, Any], name: str, where: str) -> Any:
     if not mark:
         raise ValueError(f"{where}: field {rule['field']!r} has no {rule['after']!r} in it")
     return after.strip()
+
+
+def _are_messages(value: Any) -> bool:
+    turns = value if isinstance(value, list) else [value]
+    return bool(turns) and all(isinstance(turn, dict) and "role" in turn for turn in turns)
 
 
 def _text(value: Any, name: str, where: str) -> str:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 LOG_RATIO_BOUND = 40.0
 """Log-ratios are clamped to +-this before exp (open-instruct's bound; exp(40) fits float32)."""
 
+LEVELS = ("token", "sequence", "sequence_mean")
+
 AGGREGATIONS = (
     "token_mean_global",
     "token_mean_local",
@@ -60,53 +62,70 @@ def aggregation_weights(
     raise ValueError(f"aggregation {mode!r}: expected one of {AGGREGATIONS}")
 
 
-def log_ratio(logp_BT, behaviour_logp_BT, mask_BT, level: str):
+def log_ratio(logp_BT, behaviour_logp_BT, mask_BT, level: str, bound: float = LOG_RATIO_BOUND):
     """log(pi / pi_behaviour) of each token, or of its whole sequence at every token.
 
     Args:
-      level: `token`; or `sequence`, the ratio pi(o|q) / pi_old(o|q) that DeepSeek-R1 prints
-        (arXiv 2501.12948v1, eq. 1). One sequence a row.
+      level: `token`. `sequence`: the ratio pi(o|q) / pi_old(o|q) that DeepSeek-R1 prints
+        (arXiv 2501.12948v1, eq. 1). `sequence_mean`: its geometric mean over the tokens (GSPO,
+        arXiv 2507.18071, eq. 7). One sequence a row.
+      bound: the result is clamped to +-this.
 
     Raises:
       ValueError: an unknown level.
     """
     chex.assert_equal_shape([logp_BT, behaviour_logp_BT, mask_BT])
     delta = jnp.where(mask_BT, logp_BT - behaviour_logp_BT, 0.0)
-    if level == "sequence":
-        delta = jnp.broadcast_to(jnp.sum(delta, axis=1, keepdims=True), delta.shape)
+    if level in ("sequence", "sequence_mean"):
+        total = jnp.sum(delta, axis=1, keepdims=True)
+        if level == "sequence_mean":
+            total /= jnp.maximum(1, jnp.sum(mask_BT, axis=1, keepdims=True))
+        delta = jnp.broadcast_to(total, delta.shape)
     elif level != "token":
-        raise ValueError(f"importance_level {level!r}: expected 'token' or 'sequence'")
-    return jnp.clip(delta, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+        raise ValueError(f"importance_level {level!r}: expected one of {LEVELS}")
+    return jnp.clip(delta, -bound, bound)
 
 
-def clipped_surrogate(ratio, advantage, clip_low: float, clip_high: float):
-    """PPO's pessimistic min(r A, clip(r, 1 - low, 1 + high) A), and where the clip binds.
+def clipped_surrogate(ratio, advantage, clip_low: float, clip_high: float, dual_clip: float = 0.0):
+    """PPO's pessimistic min(r A, clip(r, 1 - low, 1 + high) A), and where a clip binds.
 
     Schulman et al. 2017, arXiv 1707.06347, eq. 7; two bounds as in DAPO, arXiv 2503.14476, eq. 8.
+
+    Args:
+      dual_clip: the smallest result where A < 0 is this times A (dual clip, Ye et al. 2020,
+        arXiv 1912.09729); 0: none.
     """
-    clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
-    return jnp.minimum(
-        ratio * advantage, clipped * advantage
-    ), clipped * advantage < ratio * advantage
+    plain, held = ratio * advantage, jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantage
+    gain, clipped = jnp.minimum(plain, held), held < plain
+    if dual_clip:
+        floor = jnp.where(advantage < 0, dual_clip * advantage, -jnp.inf)
+        gain, clipped = jnp.maximum(gain, floor), clipped | (gain < floor)
+    return gain, clipped
 
 
-def kl_estimate(log_ratio, estimator: str):
+def kl_estimate(log_ratio, estimator: str, log_bound: float = LOG_RATIO_BOUND, bound: float = 0.0):
     """KL(pi || reference) from one sample, with log_ratio = log pi - log reference.
 
     k1 = d, k2 = d^2 / 2, k3 = exp(-d) - 1 + d (Schulman 2020, joschu.net/blog/kl-approx.html;
     k3 is R1's eq. 2). expm1 keeps k3 exact near zero.
 
+    Args:
+      log_bound: d is clamped to +-this (open-instruct: 40; verl's low_var_kl: 20).
+      bound: the estimate is clamped to +-this (verl's low_var_kl: 10); 0: it is not.
+
     Raises:
       ValueError: an unknown estimator.
     """
-    d = jnp.clip(log_ratio, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+    d = jnp.clip(log_ratio, -log_bound, log_bound)
     if estimator == "k1":
-        return d
-    if estimator == "k2":
-        return 0.5 * jnp.square(d)
-    if estimator == "k3":
-        return jnp.expm1(-d) + d
-    raise ValueError(f"kl estimator {estimator!r}: expected k1, k2 or k3")
+        kl = d
+    elif estimator == "k2":
+        kl = 0.5 * jnp.square(d)
+    elif estimator == "k3":
+        kl = jnp.expm1(-d) + d
+    else:
+        raise ValueError(f"kl estimator {estimator!r}: expected k1, k2 or k3")
+    return jnp.clip(kl, -bound, bound) if bound else kl
 
 
 def weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:

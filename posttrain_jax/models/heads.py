@@ -137,8 +137,12 @@ def read(model: Model, params: Params, batch: Batch, place_BM: Array) -> Array:
 
     Of `batch` only tokens, positions and segments are read.
     """
-    hidden_BMD = jnp.take_along_axis(_hidden(model, params, batch), place_BM[..., None], axis=1)
-    return apply(params["head"], hidden_BMD)
+    return apply(params["head"], hidden_at(model, params, batch, place_BM))
+
+
+def hidden_at(model: Model, params: Params, batch: Batch, place_BM: Array) -> Array:
+    """The hidden states at places of each row -> [B, M, D]; see `read`."""
+    return jnp.take_along_axis(_hidden(model, params, batch), place_BM[..., None], axis=1)
 
 
 def values(model: Model, params: Params, batch: Batch) -> Array:

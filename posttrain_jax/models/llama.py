@@ -29,8 +29,8 @@ _SMOLLM2 = ModelConfig(
     max_length=8192,
     pad_id=0,
 )
-# meta-llama/Llama-3.1-8B, -70B, Llama-3.2-1B, -3B and Llama-3.3-70B-Instruct, config.json; sizes
-# also in arXiv 2407.21783, Table 3.
+# meta-llama/Llama-2-70b, Meta-Llama-3-8B, Llama-3.1-8B, -70B, -405B, Llama-3.2-1B, -3B and
+# Llama-3.3-70B-Instruct, config.json; sizes also in arXiv 2407.21783, Table 3.
 _LLAMA31 = ModelConfig(
     vocab_size=128256,
     layers=32,
@@ -58,6 +58,10 @@ _LLAMA32_1B = dataclasses.replace(
     tied=True,
 )
 
+_LLAMA2_70B = dataclasses.replace(
+    _LLAMA31_70B, vocab_size=32000, rope_theta=10000.0, rope=None, max_length=4096
+)
+
 SIZES: dict[str, ModelConfig] = {
     "smollm2-135m": _SMOLLM2,
     "smollm2-360m": dataclasses.replace(
@@ -66,8 +70,11 @@ SIZES: dict[str, ModelConfig] = {
     "smollm2-1.7b": dataclasses.replace(
         _SMOLLM2, layers=24, width=2048, heads=32, kv_heads=32, ffn=8192, rope_theta=130000.0
     ),
+    "2-70b": _LLAMA2_70B,
+    "3-8b": dataclasses.replace(_LLAMA31, rope=None, max_length=8192),
     "3.1-8b": _LLAMA31,
     "3.1-70b": _LLAMA31_70B,
+    "3.1-405b": dataclasses.replace(_LLAMA31, layers=126, width=16384, heads=128, ffn=53248),
     "3.2-1b": _LLAMA32_1B,
     "3.2-3b": dataclasses.replace(_LLAMA32_1B, layers=28, width=3072, heads=24, head_dim=128),
     "3.3-70b": _LLAMA31_70B,

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from posttrain_jax.api import Model, Params, Routing
-from posttrain_jax.kernels import project, token_logprobs
+from posttrain_jax.kernels import logprobs_at, project, token_logprobs, top_logprobs
 from posttrain_jax.kernels.attention import SAVED
 from posttrain_jax.mesh import constrain
 from posttrain_jax.models import moe
@@ -253,9 +253,25 @@ def _logits(config, params, hidden_BTD):
     return jnp.where(jnp.arange(config.vocab_size) == config.pad_id, -1e30, logits)
 
 
-def _logprobs(config, params, hidden_BTD, targets_BT, temperature=1.0, needed_BT=None):
+def _logprobs(
+    config, params, hidden_BTD, targets_BT, temperature=1.0, needed_BT=None, slope_BT=None
+):
     return token_logprobs(
         hidden_BTD, _head_VD(config, params), targets_BT, temperature,
+        never=config.pad_id, needed_BT=needed_BT, slope_BT=slope_BT,
+    )  # fmt: skip
+
+
+def _logprobs_at(config, params, hidden_BTD, tokens_BTJ, temperature=1.0, needed_BT=None):
+    return logprobs_at(
+        hidden_BTD, _head_VD(config, params), tokens_BTJ, temperature,
+        never=config.pad_id, needed_BT=needed_BT,
+    )  # fmt: skip
+
+
+def _top_logprobs(config, params, hidden_BTD, k, temperature=1.0, needed_BT=None):
+    return top_logprobs(
+        hidden_BTD, _head_VD(config, params), k, temperature,
         never=config.pad_id, needed_BT=needed_BT,
     )  # fmt: skip
 
@@ -297,5 +313,7 @@ def make_model(config: ModelConfig) -> Model:
         routed=bind(_routed, config),
         logits=bind(_logits, config),
         logprobs=bind(_logprobs, config),
+        logprobs_at=bind(_logprobs_at, config),
+        top_logprobs=bind(_top_logprobs, config),
         init_cache=bind(_init_cache, config),
     )

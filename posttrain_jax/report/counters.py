@@ -17,7 +17,8 @@ RUNNING_TOTALS = ("skipped",)
 """Counters that count from the start of the stage: their last step is the sum."""
 _NAMES = re.compile(
     r"truncat|mask|all_equal|skip|drop|timeout|infra|restart|poison|duplicat|contaminat|"
-    r"too_long|non_?finite|killed|lost|retried|forged|surplus|repeated|unfinished|below_"
+    r"too_long|non_?finite|killed|lost|retried|forged|surplus|repeated|unfinished|below_|"
+    r"equal_sides|equal_to_greedy|groups_of_one|empty|no_pair"
 )
 
 

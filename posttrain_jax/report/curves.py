@@ -18,7 +18,10 @@ from posttrain_jax.report.vocabulary import GAP_LIMIT, term
 
 POINTS = 160
 _HIDDEN = ("step", "seconds")
-_NO_COURSE = ("evaluate", "generate", "reject", "pairs", "dataset", "export", "pretrained")
+_NO_COURSE = (
+    "evaluate", "generate", "reject", "pairs", "dataset", "export", "pretrained", "step_labels",
+    "rerank", "search",
+)  # fmt: skip
 _ORDER = (
     "accuracy", "reward", "length", "language", "loss", "kl", "entropy", "logprob_gap",
     "clip_fraction", "all_equal_groups", "truncated", "masked", "tokens_per_second", "grad_norm",

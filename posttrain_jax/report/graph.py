@@ -18,6 +18,7 @@ from posttrain_jax.report.vocabulary import duration, show, show_error, spoken, 
 
 FAMILIES = {
     "pretrain": "base", "outside": "base", "sft": "sft", "rl": "rl", "distill": "distill",
+    "preference": "rl", "kto": "rl", "reference_logprobs": "data",
     "pretrained": "base", "dataset": "data", "generate": "data", "reject": "data",
     "pairs": "data", "search": "data",
     "reward_model": "reward", "process_reward": "reward", "merge": "sft",

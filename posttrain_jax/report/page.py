@@ -22,6 +22,7 @@ from posttrain_jax.report.charts import describe, dot_track, panel_svg
 from posttrain_jax.report.curves import constants, panels, trains
 from posttrain_jax.report.graph import pipeline_svg
 from posttrain_jax.report.records import Run, Stage
+from posttrain_jax.report.reliability import trusted
 from posttrain_jax.report.tables import (
     Row,
     Table,
@@ -113,6 +114,7 @@ def _context(run: Run) -> dict[str, Any]:
         "dots": _dots(run, table),
         "grid": _grid(table),
         "task_grids": [_grid(t) for t in task_tables(run)],
+        "trust": trusted(run),
         "curves": [_curves(s) for s in run.stages if trains(s)],
         "rollouts": [r for s in run.stages if s.samples for r in [_rollouts(s)]],
         "bars": bars,

@@ -14,13 +14,18 @@ from posttrain_jax.report.counters import is_counter
 from posttrain_jax.report.records import Metric, Run, Stage
 from posttrain_jax.report.vocabulary import column_order, show, term
 
-POLICY_KINDS = ("pretrain", "pretrained", "sft", "rl", "distill", "merge")
-SIDE_ROLES = ("teacher", "data", "reference", "reward", "reward_model", "prompts", "pairs")
+POLICY_KINDS = ("pretrain", "pretrained", "sft", "preference", "kto", "rl", "distill", "merge")
+SIDE_ROLES = (
+    "teacher", "data", "reference", "heldout_reference", "reward", "reward_model", "prompts",
+    "pairs",
+)  # fmt: skip
 KEY_METRICS = (
     "pass@1",
     "greedy",
     "accuracy",
     "pair_accuracy",
+    "step_accuracy",
+    "beam_best",
     "kept",
     "examples",
     "samples",

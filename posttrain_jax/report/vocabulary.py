@@ -38,6 +38,34 @@ TERMS = {
     "thought": Term("chain written", "%", True, "responses with words in their chain of thought"),
     "accuracy": Term("accuracy", "%", True, "share of rollouts with the right answer"),
     "pair_accuracy": Term("pair accuracy", "%", True, "pairs ranked as the preference says"),
+    "margin": Term("margin", "", False, "reward of the chosen response minus the rejected one's"),
+    "chosen_reward": Term("chosen reward", "", False, "as the loss sees it, against the reference"),
+    "rejected_reward": Term("rejected reward", "", False, "as of the chosen response"),
+    "chosen_logp": Term("chosen log-prob", "nats", False, "of the whole chosen response"),
+    "rejected_logp": Term("rejected log-prob", "nats", False, "of the whole rejected response"),
+    "chosen_tokens": Term("chosen length", "tokens", False, "tokens that are compared"),
+    "rejected_tokens": Term("rejected length", "tokens", False, "tokens that are compared"),
+    "nll": Term("likelihood term", "nats", False, "of the chosen responses, as it is weighted"),
+    "equal_sides": Term("equal sides", "", False, "pairs left out: both responses are the same"),
+    "empty_response": Term("empty responses", "", False, "pairs left out: a response says nothing"),
+    "all_masked": Term("nothing to compare", "", False, "pairs left out: no token bears weight"),
+    "too_long": Term("too long", "", False, "left out: over the length limit"),
+    "no_pair": Term("prompts without a pair", "", False, "their samples do not differ enough"),
+    "label_accuracy": Term("label accuracy", "%", True, "single responses labelled rightly"),
+    "step_accuracy": Term("step accuracy", "%", True, "steps labelled rightly, right or wrong"),
+    "first_error_f1": Term(
+        "first-error F1", "%", True, "of finding the first wrong step, or that there is none"
+    ),
+    "found_error": Term("first error found", "%", True, "of the solutions that have one"),
+    "passed_right": Term("passed as right", "%", True, "of the solutions that are"),
+    "beam_best": Term("best beam", "%", True, "prompts whose highest-scored beam is right"),
+    "beam_weighted": Term("weighted beams", "%", True, "votes of the beams by their scores"),
+    "beam_majority": Term("beams' majority", "%", True, "votes of the beams, one each"),
+    "beam_any": Term("any beam", "%", True, "prompts with a right beam"),
+    "tokens_sampled": Term("tokens sampled", "tokens", False, "for a prompt, dropped steps too"),
+    "calibration_error": Term(
+        "calibration error", "%", True, "mean gap between confidence and share that was right"
+    ),
     "reward": Term("reward", "", False, "mean weighted reward of a rollout"),
     "loss": Term("loss", "", False, "the objective, mean over its tokens"),
     "kl": Term("KL", "nats", False, "to the reference (k3), mean over tokens"),
@@ -58,11 +86,40 @@ TERMS = {
     "all_equal_groups": Term(
         "all-equal groups", "%", True, "groups whose rollouts all got one reward: no gradient"
     ),
+    "groups_of_one": Term("groups of one", "%", True, "groups with one valid rollout at most"),
+    "redraws": Term("redraws", "", False, "further draws for groups of unequal rewards"),
+    "replaced_groups": Term("replaced groups", "", False, "all-equal groups that gave their place"),
+    "kl_in_reward": Term("KL in the reward", "", False, "what a rollout's reward loses by it"),
+    "greedy_reward": Term("greedy reward", "", False, "mean reward of the greedy responses"),
+    "entropy_coef": Term("entropy coefficient", "", False, "of the bonus, steered to a target"),
+    "equal_to_greedy": Term(
+        "equal to greedy", "%", True, "rollouts with the reward of the greedy one: no gradient"
+    ),
+    "ratio": Term("ratio", "", False, "mean likelihood ratio to the rollout's policy"),
+    "off_policy_truncated": Term("truncated weights", "%", True, "tokens whose weight was cut off"),
+    "off_policy_masked": Term("masked tokens", "%", True, "tokens masked for being off-policy"),
+    "off_policy_weight": Term("off-policy weight", "", False, "mean importance weight of a token"),
+    "value_loss": Term("value loss", "", False, "half the squared error of the values, clipped"),
+    "value_clip_fraction": Term("clipped values", "%", True, "tokens whose value was clipped"),
+    "value_grad_norm": Term("value gradient norm", "", False, "the value model's, before clipping"),
+    "value": Term("value", "", False, "mean value of a token's state, before the updates"),
+    "return": Term("return", "", False, "mean of what the values are to be"),
+    "explained_variance": Term(
+        "explained variance", "%", True, "share of the returns' variance that the values explain"
+    ),
     "truncated": Term("truncated", "%", True, "rollouts cut at the length limit"),
     "masked": Term("masked", "%", True, "rollouts left out of the loss (verifier failed)"),
     "tokens_per_second": Term("throughput", "tokens / s", False, "tokens handled a second"),
     "grad_norm": Term("gradient norm", "", False, "global norm before clipping"),
     "learning_rate": Term("learning rate", "", False, "step size of the optimizer"),
+    "distill": Term("divergence", "nats", False, "from the teacher, mean over tokens"),
+    "sampled_kl": Term("sampled KL", "nats", False, "to the teacher, one sample a token"),
+    "teacher_tail": Term("teacher's tail", "%", True, "its mass outside of its k tokens"),
+    "student_tail": Term("student's tail", "%", True, "its mass outside of the teacher's k tokens"),
+    "teacher_agreement": Term(
+        "agreement", "%", True, "tokens where teacher and student rank the same one first"
+    ),
+    "mass": Term("mass kept", "%", True, "of the teacher's distribution, in its k tokens"),
 }
 _FAMILIES = (
     (
@@ -70,6 +127,13 @@ _FAMILIES = (
         Term("pass@{}", "%", True, "share of prompts with a right answer in k samples"),
     ),
     (r"maj@(\w+)", Term("maj@{}", "%", True, "share of prompts whose majority answer is right")),
+    (r"best@(\w+)", Term("best of {}", "%", True, "prompts whose highest-scored sample is right")),
+    (
+        r"weighted@(\w+)",
+        Term(
+            "weighted vote of {}", "%", True, "prompts whose answer of the largest score is right"
+        ),
+    ),
     (r"reward/(.+)", Term("{}", "", False, "mean score of this reward term")),
     (r"seconds_(.+)", Term("{} time", "s", False, "seconds a step spent here")),
 )

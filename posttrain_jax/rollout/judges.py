@@ -9,6 +9,7 @@ chat template; one that has its own belongs behind an endpoint.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -17,12 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from posttrain_jax import process_reward
 from posttrain_jax import reward_model as reward_models
 from posttrain_jax.api import Artifact, Model, Params, Verdict
+from posttrain_jax.conversations import without_markers
 from posttrain_jax.data.chat import encode_prompt
 from posttrain_jax.data.examples import messages
+from posttrain_jax.data.steps import Steps
 from posttrain_jax.mesh import batch_shards, from_local_rows, local_rows, total
 from posttrain_jax.policy import Text, load_policy
+from posttrain_jax.process_reward import AGGREGATES
 from posttrain_jax.rewards import Term
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.sampler import Asked, Rules
@@ -46,8 +51,16 @@ def open_judges(
     for term in terms:
         try:
             if term.reward_model:
-                model = reward_models.load(_input(inputs, term.reward_model), mesh)
-                found[term.name] = reward_model_judge(model, text, mesh, transform=term.transform)
+                artifact = _input(inputs, term.reward_model)
+                if artifact.kind == "process_reward":
+                    made = process_reward.load(artifact, mesh)
+                    how = term.transform if term.transform in AGGREGATES else made.aggregate
+                    found[term.name] = process_judge(made._replace(aggregate=how), text, mesh)
+                    continue
+                model = reward_models.load(artifact, mesh)
+                found[term.name] = reward_model_judge(
+                    model, text, mesh, transform=term.transform, scale=term.scale
+                )
             elif term.judge:
                 found[term.name] = _open_judge(term.judge, inputs, mesh, text)
         except (TypeError, ValueError) as error:
@@ -80,17 +93,18 @@ def reward_model_judge(
     mesh: Mesh,
     *,
     transform: str = "sigmoid",
+    scale: float = 1.0,
     batch_size: int = 64,
 ) -> Judge:
     """A trained Bradley-Terry reward model as a judge.
 
     Args:
-      transform: of the score: `sigmoid` or `none`.
+      transform: of the score times `scale`: `sigmoid` or `none`.
       batch_size: rows of all hosts in a round, rounded up to what the mesh divides.
     """
 
     def run(pairs: list[tuple[Mapping[str, Any], str]]) -> list[float]:
-        found = reward_models.score_local(model, pairs, text, mesh)
+        found = scale * reward_models.score_local(model, pairs, text, mesh)
         return local_rows(jax.nn.sigmoid(found) if transform == "sigmoid" else found).tolist()
 
     def score(examples: Sequence[Mapping[str, Any]], responses: Sequence[str]) -> list[Verdict]:
@@ -100,6 +114,54 @@ def reward_model_judge(
             Verdict(s) if np.isfinite(s) else Verdict(0.0, "infra_error", f"a score of {s}")
             for s in found
         ]
+
+    return Judge(score)
+
+
+def process_chances(
+    model: process_reward.ProcessModel, solutions: Sequence[Steps], mesh: Mesh, batch_size: int = 64
+) -> list[list[float]]:
+    """The chance that each step is right, NaN where its end can't be read; every host its own.
+
+    Args:
+      batch_size: rows of all hosts in a round, rounded up to what the mesh divides.
+    """
+
+    def run(part: list[Steps]) -> list[list[float]]:
+        chance_BT = process_reward.chances_local(model, [steps.tokens for steps in part], mesh)
+        return [
+            [float(row[end]) if 0 <= end < model.length else math.nan for end in steps.ends]
+            for row, steps in zip(chance_BT, part, strict=True)
+        ]
+
+    filler = Steps(np.ones(1, np.int32), 0, ())
+    return in_rounds(list(solutions), filler, mesh, batch_size, run)
+
+
+def process_judge(
+    model: process_reward.ProcessModel, text: Text, mesh: Mesh, *, batch_size: int = 64
+) -> Judge:
+    """A process reward model as a judge: its `aggregate` of the steps' chances, from 0 to 1.
+
+    An empty response, which has no step, scores 0; one whose steps can't be read (behind a prompt
+    of `length` tokens) is an infra_error.
+    """
+
+    def score(examples: Sequence[Mapping[str, Any]], responses: Sequence[str]) -> list[Verdict]:
+        solutions = process_reward.encode(model, list(zip(examples, responses, strict=True)), text)
+        verdicts = []
+        for chances in process_chances(model, solutions, mesh, batch_size):
+            if not chances:
+                verdicts.append(Verdict(0.0, "fail", "no step"))
+                continue
+            seen = [c for c in chances if np.isfinite(c)]
+            if seen:
+                value = process_reward.aggregate(seen, model.aggregate)
+                said = " ".join(f"{c:.2f}" for c in chances)
+                verdicts.append(Verdict(value, "pass" if value >= 0.5 else "fail", said))
+            else:
+                verdicts.append(Verdict(0.0, "infra_error", "no step can be read"))
+        return verdicts
 
     return Judge(score)
 
@@ -199,7 +261,7 @@ def _where_it_fits(
     """What `run` makes of each question, and an error for those longer than `length` tokens."""
     encoded = []
     for prompt in prompts:
-        turn = messages({"prompt": reward_models.without_markers(prompt, text)})
+        turn = messages({"prompt": without_markers(prompt, text)})
         encoded.append((prompt, encode_prompt(*text, turn)))
     fits = [pair for pair in encoded if len(pair[1]) <= length]
     found = iter(in_rounds(fits, ("", [text.tokenizer.eos_id]), mesh, batch_size, run))

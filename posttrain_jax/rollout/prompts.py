@@ -1,9 +1,9 @@
-"""Which prompts each rollout draws: named groups with shares, some of which join later."""
+"""Which prompts each draw takes: named groups with shares, some of which join later."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from posttrain_jax.api import Artifact
 from posttrain_jax.data.examples import load_examples
@@ -13,8 +13,23 @@ from posttrain_jax.policy import Text
 from posttrain_jax.rollout.engine import Prompts, concat, encode_prompts
 
 
+class Drawn(NamedTuple):
+    """How far a stream is.
+
+    Attributes:
+      draws: how often it was drawn from.
+      taken: how many prompts each group gave.
+    """
+
+    draws: int
+    taken: Mapping[str, int]
+
+
+NOTHING_DRAWN = Drawn(0, {})
+
+
 class PromptStream:
-    """The prompts of an RL stage, as a function of the rollout's number.
+    """The prompts of an RL stage, as a function of how far it is.
 
     `config.prompts` is {name: {"data": sources, "share": weight, "start_step": update}}. A group's
     prompts come in a shuffled order without end; it goes on where it stopped, also after a resume.
@@ -25,7 +40,6 @@ class PromptStream:
             raise ValueError("prompts is empty: an RL stage needs at least one group of prompts")
         self._groups = {name: dict(group) for name, group in config.prompts.to_dict().items()}
         self._count = config.rollout_size // config.group_size
-        self._updates = config.rollout_size // config.batch_size
         self._tables: dict[str, Prompts] = {}
         self._orders: dict[str, Order] = {}
         for name in sorted(self._groups):
@@ -46,10 +60,11 @@ class PromptStream:
             raise ValueError(f"no group of prompts is active at step {step}: lower a start_step")
         return allot(active, self._count)
 
-    def draw(self, rollout: int, step: int) -> Prompts:
-        """The prompts of a rollout, group by group."""
-        parts = []
+    def draw(self, step: int, drawn: Drawn = NOTHING_DRAWN) -> tuple[Prompts, Drawn]:
+        """The prompts of a rollout that is learnt from at update `step`, group by group."""
+        parts, taken = [], dict(drawn.taken)
         for name, count in self.counts(step).items():
-            before = sum(self.counts(r * self._updates).get(name, 0) for r in range(rollout))
+            before = taken.get(name, 0)
             parts.append(self._tables[name].take(self._orders[name].take(before, count)))
-        return concat(parts)
+            taken[name] = before + count
+        return concat(parts), Drawn(drawn.draws + 1, taken)

@@ -5,6 +5,9 @@ are not independent). Language consistency counts the samples that have words in
 thought; `thought` is their share. Reasoning problems are graded by `verifier`; chat and safety
 ones by their task, as shares of their own. A metric `x/<name>` speaks of the problems of one task
 or source. A verifier that failed counts as wrong, and is counted (`verifier_failures`).
+
+With an input `reference`, `kl` is the mean of log pi(y) - log pi_ref(y) over the samples y, in nats
+a response: an unbiased estimate of KL(pi || pi_ref), which may be negative by chance.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from posttrain_jax import artifacts, interrupt
-from posttrain_jax.api import Artifact
+from posttrain_jax import artifacts, interrupt, train_state
+from posttrain_jax.api import Artifact, Batch, Model, Params, Rollout
 from posttrain_jax.data.examples import load_examples
 from posttrain_jax.data.tasks.safety import is_refusal
 from posttrain_jax.evals.accuracy import majority, pass_at_k
@@ -47,7 +51,17 @@ DEFAULTS = {
     "workers": 2,
     "shown_samples": 16,
 }
-COLUMNS = ("correct", "format", "language", "length", "finished", "answer", "refused", "thought")
+COLUMNS = (
+    "correct",
+    "format",
+    "language",
+    "length",
+    "finished",
+    "answer",
+    "refused",
+    "thought",
+    "kl",
+)
 
 
 class Graded(NamedTuple):
@@ -61,10 +75,15 @@ class Graded(NamedTuple):
     answer: np.ndarray
     refused: np.ndarray
     thought: np.ndarray
+    kl: np.ndarray
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
-    """Evaluate inputs["policy"]."""
+    """Evaluate inputs["policy"], against inputs["reference"] if there is one.
+
+    Raises:
+      ValueError: a reference, and samples that are not of the policy itself.
+    """
     mesh, text, phases = open_mesh(config), open_text(config), PhaseTimer()
     check_batch(mesh, "batch_size", config.batch_size)
     terms = {
@@ -73,10 +92,17 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         "language": {"verifier": "language"},
     }
     sampled = Sampling(temperature=config.temperature, top_p=config.top_p)
+    if "reference" in inputs and (config.temperature, config.top_p) != (1.0, 1.0):
+        raise ValueError(
+            f"the KL to the reference needs temperature=1 and top_p=1; got {config.temperature} "
+            f"and {config.top_p}: leave out the input `reference`"
+        )
     passes = {"greedy": (Sampling(temperature=0.0), 1), "sampled": (sampled, config.samples)}
     with jax.set_mesh(mesh), Pool(terms, workers=config.workers) as pool:
         model, params = load_policy(inputs["policy"], mesh, **config.model_options)
-        params = engine.for_sampling(params, model, mesh)
+        params, reference = engine.for_sampling(params, model, mesh), None
+        if "reference" in inputs:
+            reference = load_policy(inputs["reference"], mesh, **config.model_options)
         examples = load_examples(config.data, inputs, config.seed)
         prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
         number = -(-len(prompts.examples) // config.batch_size)
@@ -92,8 +118,12 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                             max_new=config.max_new,
                         ))  # fmt: skip
                         jax.block_until_ready(rollout)
+                    kl = np.zeros(len(local_rows(rollout.finished_B)))
+                    if reference and name == "sampled":
+                        with phases("reference"):
+                            kl = local_rows(log_ratios(*reference, rollout, config.prompt_length))
                     with phases("verify"):
-                        part, rows = grade(pool, rollout, batch, group, mesh, text.tokenizer)
+                        part, rows = grade(pool, rollout, batch, group, mesh, text.tokenizer, kl)
                     parts.append(part[:real])
                     step = index + 1 + (number if name == "sampled" else 0)
                     log(step, {"accuracy": float(part[:real, :, 0].mean()), "pass": name})
@@ -104,12 +134,28 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                 graded[name] = Graded(*np.moveaxis(np.concatenate(parts), 2, 0))
         failures = sum(pool.counts[name] for name in ("timeouts", "infra_errors", "poisoned"))
     metrics = summarise(prompts.examples, graded["greedy"], graded["sampled"])
+    if reference:
+        metrics["kl"] = mean_stderr(graded["sampled"].kl.mean(axis=1))
     metrics |= {"skipped_prompts": prompts.skipped, "verifier_failures": failures}
     return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
 
 
-def grade(pool, rollout, prompts, group: int, mesh, tokenizer) -> tuple[np.ndarray, list[dict]]:
-    """Grades [prompts, samples, COLUMNS] of one batch on every host, and this host's texts."""
+def log_ratios(model: Model, params: Params, rollout: Rollout, start: int) -> jax.Array:
+    """log pi(y) - log pi_ref(y) of each response -> [B]; `start`: where responses begin."""
+    mask = rollout.completion_mask_BT
+    batch = Batch(
+        rollout.tokens_BT, rollout.positions_BT, rollout.segments_BT, mask.astype(jnp.float32)
+    )
+    reference = train_state.logprobs(model, params, batch, start=start)
+    return jnp.sum(jnp.where(mask, rollout.model_logp_BT - reference, 0.0), axis=1)
+
+
+def grade(pool, rollout, prompts, group: int, mesh, tokenizer, kl) -> tuple[np.ndarray, list[dict]]:
+    """Grades [prompts, samples, COLUMNS] of one batch on every host, and this host's texts.
+
+    Args:
+      kl: the last column, of this host's rows.
+    """
     here = local_slice(rollout.tokens_BT)
     examples = [e for e in prompts.examples for _ in range(group)][here]
     texts = engine.responses(rollout, tokenizer)
@@ -124,6 +170,7 @@ def grade(pool, rollout, prompts, group: int, mesh, tokenizer) -> tuple[np.ndarr
         [zlib.crc32(a.text.strip().encode()) & 0x7FFFFF if a else 0 for a in answers],
         [is_refusal(t) for t in texts],
         [count_words(tags.chain(t)).total() > 0 for t in texts],
+        kl,
     ]
     local = np.stack([np.asarray(c, np.float32) for c in columns], axis=1)
     rows = [

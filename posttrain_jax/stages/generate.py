@@ -71,7 +71,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         examples = load_examples(config.data, inputs, config.seed)
         prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
         number = -(-len(prompts.examples) // config.batch_size)
-        start = _resume(workdir, len(prompts.examples), config.samples, config.batch_size)
+        start = resume(workdir, len(prompts.examples), config.samples, config.batch_size)
         with MetricLogger(workdir, number, stage_title(workdir), start) as log:
             for index, (batch, real) in enumerate(
                 engine.batches(prompts, config.batch_size, start), start
@@ -89,11 +89,11 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                 log(index + 1, _means(rows, names, mesh))
                 kept = [r | {"index": first + r["index"]} for r in rows if r["index"] < real]
                 with open(part, "a", encoding="utf-8") as file:
-                    file.write(_lines(kept))
+                    file.write(lines(kept))
                 if interrupt.requested():
                     raise interrupt.Interrupted(index + 1)
     barrier("all samples are written")
-    rows = _merge(workdir) if process.index() == 0 else []
+    rows = merge(workdir) if process.index() == 0 else []
     metrics: dict[str, Any] = {"prompts": len(prompts.examples), "skipped_prompts": prompts.skipped}
     for name in names if rows else ():
         by_prompt: dict[int, list[float]] = {}
@@ -137,25 +137,25 @@ def score(
     ]  # fmt: skip
 
 
-def _resume(workdir: Path, prompts: int, samples: int, batch_size: int) -> int:
+def resume(workdir: Path, prompts: int, samples: int, batch_size: int) -> int:
     """How many batches are all written; process 0 keeps their rows and drops the others."""
     done = 0
     if process.index() == 0:
-        rows = _written(workdir)
+        rows = written(workdir)
         have = Counter(index // batch_size for index, _ in rows)
         while batch_size * done < prompts and have[done] == samples * min(
             batch_size, prompts - batch_size * done
         ):
             done += 1
         kept = [row for (index, _), row in rows.items() if index < batch_size * done]
-        write_text(workdir / "part-0.jsonl", _lines(kept))
+        write_text(workdir / "part-0.jsonl", lines(kept))
         for part in workdir.glob("part-*.jsonl"):
             if part.name != "part-0.jsonl":
                 part.unlink()
     return from_first(done)
 
 
-def _written(workdir: Path) -> dict[tuple[int, int], dict]:
+def written(workdir: Path) -> dict[tuple[int, int], dict]:
     """All rows that are on disk, by prompt and sample, in that order.
 
     A row may be there twice, after a kill between two files; both are the same.
@@ -165,16 +165,16 @@ def _written(workdir: Path) -> dict[tuple[int, int], dict]:
     return dict(sorted(rows.items()))
 
 
-def _merge(workdir: Path) -> list[dict]:
+def merge(workdir: Path) -> list[dict]:
     """All parts in the order of prompts and samples, as the artifact's data.jsonl."""
-    rows = list(_written(workdir).values())
-    write_text(workdir / DATA, _lines(rows))
+    rows = list(written(workdir).values())
+    write_text(workdir / DATA, lines(rows))
     for part in workdir.glob("part-*.jsonl"):
         part.unlink()
     return rows
 
 
-def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+def lines(rows: Iterable[Mapping[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -34,7 +34,8 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Filter inputs["samples"] and mix in the sources of `config.mix`.
 
     `keep` maps a score to its least value; masked, unfinished and forged samples never pass. At
-    most `per_prompt` responses a prompt stay (0: all), the `prefer`red ones first.
+    most `per_prompt` responses a prompt stay (0: all), the `prefer`red ones first: `first`,
+    `short`, `long`, or those with the most of the score that it names.
     """
     rows = list(JsonlSource(inputs["samples"].path / DATA))
     kept, counts = select(rows, config.keep.to_dict(), config.per_prompt, config.prefer)
@@ -62,16 +63,17 @@ def select(
     Raises:
       ValueError: a score that the rows don't have, or an unknown preference.
     """
-    if prefer not in PREFERENCES:
-        raise ValueError(f"prefer={prefer!r}: expected one of {PREFERENCES}")
     known = set(rows[0]["scores"]) if rows else set()
+    if prefer not in PREFERENCES and prefer not in known:
+        raise ValueError(f"prefer={prefer!r}: expected one of {PREFERENCES} or of {sorted(known)}")
     if missing := set(keep) - known:
         raise ValueError(
             f"keep names the scores {sorted(missing)}; the samples have {sorted(known)}"
         )
     counts = {"sampled": len(rows), "masked": 0, "unfinished": 0, "forged": 0}
     counts |= {f"below_{name}": 0 for name in keep} | {"repeated": 0, "surplus": 0, "kept": 0}
-    sign = {"first": 0, "short": 1, "long": -1}[prefer]
+    sign = {"first": 0, "short": 1, "long": -1}.get(prefer)
+    rank = lambda row: -row["scores"][prefer] if sign is None else sign * row["length"]  # noqa: E731
     by_prompt: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         if reason := _refused(row, keep):
@@ -81,7 +83,7 @@ def select(
     kept = []
     for group in by_prompt.values():
         seen: set[str] = set()
-        for row in sorted(group, key=lambda r: sign * r["length"]):
+        for row in sorted(group, key=rank):
             if row["response"] in seen:
                 counts["repeated"] += 1
             elif per_prompt and len(seen) >= per_prompt:

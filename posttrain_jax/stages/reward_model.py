@@ -1,51 +1,71 @@
-"""A Bradley-Terry reward model from pairs of a chosen and a rejected response.
+"""A reward model from graded responses; `loss` is a file of losses/.
 
-The loss is -log sigmoid of the score difference (losses/bradley_terry.py), the mean over the pairs
-of a step. Each conversation is a row of `length` tokens; or, with `row_length`, the same pairs lie
-packed in fewer rows of so many tokens (Llama 3, arXiv 2407.21783, section 4.1.2, packs responses
-too, with one prompt for all, and its attention sees across them; here each has its prompt and sees
-only itself, so that packing changes no score). Accuracy on held-out pairs is measured at the end.
+  bradley_terry  pairs of a chosen and a rejected response
+  listwise       all pairs among the responses to a prompt: samples that a verifier found right or
+                 wrong, or ranks (edited > chosen > rejected)
+  pointwise      single responses with a label
+  regression     single responses rated for several `objectives`
+
+data/graded.py says what examples look like. Each response is a row of `length` tokens; or, with
+`row_length`, several groups share a row, packed or, as Llama 3 does it, with one prompt for all
+responses of a group (`shared_prompt`; data/marked.py). With `gate`, inputs["reward_model"] has
+several objectives, and what is trained, on pairs, is the gate that weighs them; all else stays.
+
+What nothing can be learnt from is left out and counted: groups in which two responses of different
+grades are the same tokens (cut to the span, or to `length`), groups whose grades are all alike,
+empty responses. Accuracy by domain and calibration on held-out examples are measured at the end.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, optimizers, reward_model, train_state, tree
-from posttrain_jax.api import Artifact, Batch, Model, Params
-from posttrain_jax.checkpoint import Checkpoints
+from posttrain_jax import artifacts, registry, reward_model
+from posttrain_jax.api import Artifact, Model, Params
+from posttrain_jax.conversations import encode_parts
 from posttrain_jax.data.examples import load_examples
-from posttrain_jax.data.loader import Order, row_batch
-from posttrain_jax.data.pairs import Layout, Pair, lay_out, one_a_row, packed
-from posttrain_jax.losses import bradley_terry
-from posttrain_jax.mesh import (
-    all_rows,
-    batch_shards,
-    check_batch,
-    host_batch,
-    local_rows,
-    local_slice,
+from posttrain_jax.data.graded import Graded, read_graded
+from posttrain_jax.data.loader import Order
+from posttrain_jax.data.marked import (
+    Group,
+    Layout,
+    Marked,
+    Response,
+    lay_out,
+    one_a_row,
+    packed,
 )
-from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr
+from posttrain_jax.evals.reward_quality import QUALITY
+from posttrain_jax.head_training import train
+from posttrain_jax.mesh import batch_shards, check_batch, shard_rows
 from posttrain_jax.models import heads, lora
-from posttrain_jax.policy import Text, load_trainable, open_mesh, open_text, stage_title
+from posttrain_jax.policy import Text, load_trainable, open_mesh, open_text
+from posttrain_jax.reward_model import RewardModel
 from posttrain_jax.verifiers.terms import SPANS
 
 DEFAULTS = {
     "data": {},
     "heldout": {},
+    "loss": "bradley_terry",
+    "loss_options": {},
+    "label": "label",
+    "objectives": (),
+    "margin": 0.0,
+    "margin_field": "",
     "span": "whole",
     "head": {},
+    "gate": {},
     "length": ...,
     "row_length": 0,
+    "shared_prompt": False,
     "pairs_per_step": ...,
     "microbatches": 1,
     "steps": ...,
@@ -53,182 +73,207 @@ DEFAULTS = {
     "lr_schedule": "linear",
     "lr_end_ratio": 0.0,
     "warmup": 0,
-    "margin": 0.0,
     "optimizer": {},
     "model_options": {},
     "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
     "save_every": 50,
 }
+SHOWN = 3
+"""How many of the groups that are left out are named."""
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
-    """Train inputs["policy"] plus a new score head on the pairs of `config.data`."""
-    mesh, text, head = open_mesh(config), open_text(config), check(config)
-    check_batch(mesh, "pairs_per_step / microbatches", config.pairs_per_step // config.microbatches)
+    """Train inputs["policy"] plus a new head, or a gate over inputs["reward_model"]."""
+    mesh, text, loss = open_mesh(config), open_text(config), check(config)
     with jax.set_mesh(mesh):
-        model, params = load_trainable(
-            inputs["policy"], mesh, config.lora, config.seed, **config.model_options
-        )
-        params = reward_model.add_head(model, params, mesh, config.seed, head)
-        pairs, cut = encode_pairs(config, inputs, text, config.data)
-        order = Order(len(pairs), config.seed)
-        steps = [
-            order.take(step * config.pairs_per_step, config.pairs_per_step)
-            for step in range(config.steps)
-        ]
-        layout = find_layout(config, mesh, pairs, steps)
+        started = start(config, inputs, mesh)
+        groups, counts, notes = encode_groups(config, inputs, text, config.data)
+        order, size = Order(len(groups), config.seed), config.pairs_per_step
+        steps = [order.take(step * size, size) for step in range(config.steps)]
+        layout = find_layout(config, mesh, groups, steps)
 
-        def batch(step: int) -> Batch:
-            return place(mesh, [pairs[i] for i in steps[step]], layout, text)
+        def batch(step: int) -> Marked:
+            chosen = [groups[i] for i in steps[step]]
+            rng = np.random.default_rng([config.seed, step]) if config.shared_prompt else None
+            return shard_rows(mesh, lay_out(chosen, layout, text.tokenizer.pad_id, rng))
 
-        params, phases = train(config, workdir, model, params, layout, batch)
-        model, params["backbone"] = lora.merged(model, params["backbone"])
-        finished = reward_model.RewardModel(model, params, config.length, config.span, head)
+        trained = lambda path: is_trained(started, path)  # noqa: E731
+        objective = make_objective(started.model, loss, layout.members, **config.loss_options)
+        params, phases = train(
+            config, workdir, started.params, trained, objective, batch,
+            together=layout.together, notes=notes,
+        )  # fmt: skip
+        model, backbone = lora.merged(started.model, params["backbone"])
+        finished = started._replace(model=model, params={**params, "backbone": backbone})
         reward_model.save(workdir, finished)
         with phases("eval"):
-            quality = heldout_accuracy(config, inputs, text, mesh, finished)
-    metrics = {"pairs": len(pairs), "cut": cut, "rows_per_step": layout.rows, **quality}
+            quality = heldout_quality(config, inputs, text, mesh, finished, loss)
+    metrics = {"groups": len(groups), **counts, "rows_per_step": layout.rows, **quality}
     return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
 
 
-def train(
-    config: Any, workdir: Path, model: Model, params: Params, layout: Layout,
-    batch: Callable[[int], Batch],
-) -> tuple[Params, PhaseTimer]:  # fmt: skip
-    """The loop over steps; `batch` makes the batch of a step."""
-    checkpoints = Checkpoints(workdir, config.save_every)
-    optimizer = optimizers.make_optimizer(**config.optimizer)
-    trained, rest = train_state.split(model, params["backbone"])
-    params, frozen = {**params, "backbone": trained}, {"backbone": rest}
-    update = make_update(
-        model, optimizer, layout,
-        frozen=frozen, margin=config.margin, microbatches=config.microbatches,
-    )  # fmt: skip
-    state = train_state.init_state(params, optimizer)
-    start, state, meta = checkpoints.restore(state) or (0, state, {})
-    phases = PhaseTimer(meta.get("phases"))
-    with MetricLogger(
-        workdir, config.steps, stage_title(workdir), start, shown=("loss", "pair_accuracy")
-    ) as log:
-        for step in range(start, config.steps):
-            with phases("compile" if step == start else "update"):
-                lr = optimizers.learning_rate(
-                    step, peak=config.lr, total=config.steps, warmup=config.warmup,
-                    schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
-                )  # fmt: skip
-                state, metrics = update(state, batch(step), jnp.float32(lr))
-                jax.block_until_ready(metrics)
-            log(step + 1, {**metrics, "learning_rate": lr})
-            checkpoints.after(step + 1, state, {"phases": phases.seconds})
-    checkpoints.close()
-    return tree.join(frozen, state.params), phases
+def start(config: Any, inputs: Mapping[str, Artifact], mesh: Mesh) -> RewardModel:
+    """What is trained: a policy with a new head, or a reward model with a new gate."""
+    if config.gate:
+        if "reward_model" not in inputs:
+            raise ValueError("gate needs inputs['reward_model'], a model of several objectives")
+        found = reward_model.load(inputs["reward_model"], mesh)
+        return reward_model.add_gate(found, mesh, config.seed, config.gate)
+    model, params = load_trainable(
+        inputs["policy"], mesh, config.lora, config.seed, **config.model_options
+    )
+    head = heads.HeadConfig(**config.head)
+    params = reward_model.add_head(model, params, mesh, config.seed, head)
+    return RewardModel(
+        model, params, config.length, config.span, head, objectives=tuple(config.objectives)
+    )
 
 
-def check(config: Any) -> heads.HeadConfig:
-    """The head that the settings ask for.
+def is_trained(started: RewardModel, path: str) -> bool:
+    """Whether a parameter is trained: only the gate's where there is one."""
+    if started.gate:
+        return path.startswith("gate/")
+    inside = path.removeprefix("backbone/")
+    return inside == path or started.model.trained is None or started.model.trained(inside)
+
+
+def check(config: Any) -> ModuleType:
+    """The module of the loss that the settings ask for.
 
     Raises:
-      ValueError: a head without exactly one output, an unknown span, microbatches that don't
-        divide, or rows too short for a pair.
+      ValueError: a head with other outputs than there are objectives, an unknown loss or span,
+        microbatches that don't divide, or a gate or shared prompts that can't be.
     """
-    head = heads.HeadConfig(**config.head)
-    if head.outputs != 1:
-        raise ValueError(f"head.outputs={head.outputs}: a reward model of pairs has 1")
+    loss = registry.load("losses", config.loss)
+    if not hasattr(loss, "LABELS"):
+        raise ValueError(f"loss={config.loss!r} is no loss of graded responses")
+    outputs, wanted = heads.HeadConfig(**config.head).outputs, max(1, len(config.objectives))
+    if outputs != wanted:
+        raise ValueError(
+            f"head.outputs={outputs}: expected {wanted}, one for each of objectives="
+            f"{tuple(config.objectives)}, or one score"
+        )
+    if (loss.LABELS == "ratings") != bool(config.objectives) or (config.gate and config.objectives):
+        raise ValueError(
+            f"loss={config.loss!r} with objectives={tuple(config.objectives)}, gate="
+            f"{dict(config.gate)}: objectives go with regression; a gate is trained by ranks"
+        )
+    if config.gate and loss.LABELS != "ranks":
+        raise ValueError(f"loss={config.loss!r}: a gate is trained by bradley_terry or listwise")
     if config.span not in SPANS:
         raise ValueError(f"span={config.span!r}: expected one of {', '.join(SPANS)}")
+    if config.shared_prompt and not config.row_length:
+        raise ValueError("shared_prompt needs row_length, the tokens of a row of several responses")
     if config.pairs_per_step % config.microbatches:
         raise ValueError(
             f"microbatches={config.microbatches} does not divide "
             f"pairs_per_step={config.pairs_per_step}"
         )
-    if 0 < config.row_length < 2 * config.length:
-        raise ValueError(
-            f"row_length={config.row_length} can't hold a pair of two times "
-            f"length={config.length} tokens: at least {2 * config.length}, or 0 not to pack"
-        )
-    return head
+    return loss
 
 
-def encode_pairs(config, inputs, text: Text, data) -> tuple[Sequence[Pair], int]:
-    """The tokens (chosen, rejected) of all pairs in `data`, and how many sequences were cut.
+def encode_groups(
+    config: Any, inputs: Mapping[str, Artifact], text: Text, data: Any
+) -> tuple[list[Group], Counter[str], dict[str, str]]:
+    """The groups of all examples in `data`, what was left out or cut, and notes on it.
 
     Raises:
-      ValueError: an example without a pair.
+      ValueError: an example without responses or grades; or nothing is left.
     """
-    said = []
-    for example in load_examples(data, inputs, config.seed):
-        if not (example.get("chosen") and example.get("rejected")):
-            raise ValueError(f"example {example.get('id')!r} has no chosen and rejected response")
-        said += [(example, example["chosen"]), (example, example["rejected"])]
-    sequences, cut = reward_model.encode(said, text, config.length, config.span)
-    return list(zip(sequences[0::2], sequences[1::2], strict=True)), cut
+    graded, counts = read_groups(config, inputs, data)
+    said = [(group.example, response) for group in graded for response in group.responses]
+    parts, cut = encode_parts(said, text, config.length, config.span)
+    counts.update({"cut": cut, "dropped_empty": 0, "dropped_equal": 0, "dropped_alike": 0})
+    groups, notes, first = [], {}, 0
+    for group in graded:
+        mine = parts[first : first + len(group.responses)]
+        first += len(mine)
+        responses = [
+            Response(tokens, prompt, grade)
+            for (tokens, prompt), grade, said in zip(
+                mine, group.grades, group.responses, strict=True
+            )
+            if said.strip()
+        ]
+        counts["dropped_empty"] += len(mine) - len(responses)
+        if reason := _refused(responses, registry.load("losses", config.loss).LABELS == "ranks"):
+            counts[reason] += 1
+            if counts[reason] <= SHOWN:
+                notes[reason] = f"{notes.get(reason, '')} {group.example.get('id')!r}".strip()
+        elif responses:
+            groups.append(Group(tuple(responses), group.margin))
+    if not groups:
+        raise ValueError(f"none of {len(graded)} groups of responses can be trained on: {counts}")
+    return groups, counts, notes
+
+
+def read_groups(config: Any, inputs: Mapping[str, Artifact], data: Any):
+    """The graded responses of `data`, in groups or each by itself as the loss wants them."""
+    graded, counts = read_graded(
+        load_examples(data, inputs, config.seed), label=config.label,
+        objectives=tuple(config.objectives), margin=config.margin,
+        margin_field=config.margin_field,
+    )  # fmt: skip
+    if registry.load("losses", config.loss).LABELS != "ranks":
+        graded = [single for group in graded for single in group.apart()]
+    return graded, counts
+
+
+def _refused(responses: Sequence[Response], ranked: bool) -> str:
+    """Why nothing can be learnt from a group; empty where something can."""
+    if not ranked:
+        return ""
+    if len({r.labels for r in responses}) < 2:
+        return "dropped_alike"
+    grades: dict[bytes, tuple[float, ...]] = {}
+    for each in responses:
+        if grades.setdefault(each.tokens.tobytes(), each.labels) != each.labels:
+            return "dropped_equal"
+    return ""
 
 
 def find_layout(
-    config, mesh: Mesh, pairs: Sequence[Pair], steps: Sequence[Sequence[int]]
+    config: Any, mesh: Mesh, groups: Sequence[Group], steps: Sequence[Sequence[int]]
 ) -> Layout:
-    """How the pairs of each step lie in rows."""
-    if not config.row_length:
-        return one_a_row(config.length, config.pairs_per_step)
-    sizes = [len(chosen) + len(rejected) for chosen, rejected in pairs]
-    return packed(sizes, steps, config.row_length, batch_shards(mesh) * config.microbatches)
+    """How the groups of each step lie in rows."""
+    ways = batch_shards(mesh) * config.microbatches
+    if config.row_length:
+        return packed(groups, steps, config.row_length, ways, config.shared_prompt)
+    check_batch(mesh, "pairs_per_step / microbatches", config.pairs_per_step // config.microbatches)
+    members = max(len(group.responses) for group in groups)
+    return one_a_row(config.length, config.pairs_per_step, members)
 
 
-def place(mesh: Mesh, pairs: Sequence[Pair], layout: Layout, text: Text) -> Batch:
-    """Pairs on the mesh; each one's weight stands on the last tokens of its two sequences."""
-    rows = lay_out(pairs, layout, text.tokenizer.pad_id)
-    rows = rows._replace(mask=rows.mask / np.float32(len(pairs)))
-    return row_batch(mesh, rows, list(range(layout.rows)))
+def make_objective(model: Model, loss: ModuleType, members: int, **options: Any):
+    """The loss of rows with marked places; `members` marks, one after the other, are a group."""
 
-
-def make_update(
-    model: Model, optimizer, layout: Layout, *,
-    frozen: Params | None = None, margin: float = 0.0, microbatches: int = 1,
-):  # fmt: skip
-    """The jitted update `(state, batch, lr) -> (state, metrics)`; `frozen`: what is not trained."""
-
-    def objective(params, part: Batch):
-        part = jax.tree.map(lambda x: x.reshape(-1, layout.length), part)
-        place_BM, present_BM = heads.places(part.weight_BT > 0, layout.sequences)
-        weight_BM = jnp.take_along_axis(part.weight_BT, place_BM, axis=1) * present_BM
-        scores_BM = heads.read(model, params, part, place_BM)[..., 0]
-        # Row by row, sequences alternate between chosen and rejected.
-        scores, weight = scores_BM.reshape(-1, 2), weight_BM.reshape(-1, 2)[:, 0]
-        return bradley_terry.loss(scores[:, 0], scores[:, 1], weight, margin=margin)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, batch: Batch, lr, frozen):
-        def of_trained(params, part):
-            return objective(tree.join(frozen, params), part)
-
-        # What must stay in one microbatch lies along axis 1.
-        batch = jax.tree.map(lambda x: x.reshape(-1, layout.together, layout.length), batch)
-        grads, metrics = train_state.accumulate(
-            jax.value_and_grad(of_trained, has_aux=True), state.params, batch, microbatches
+    def objective(params: Params, part: Marked):
+        said = reward_model.outputs(model, params, part.batch, part.place_BM, part.prompt_BM)
+        grouped = lambda x: x.reshape(-1, members, x.shape[-1])  # noqa: E731
+        margin_G = part.margin_BM.reshape(-1, members)[:, 0]
+        return loss.loss(
+            grouped(said), grouped(part.label_BMO), grouped(part.weight_BMO), margin_G, **options
         )
-        state, more = train_state.apply_gradients(state, grads, optimizer, lr)
-        return state, {**metrics, **more}
 
-    return functools.partial(update, frozen=frozen or {})
+    return objective
 
 
-def heldout_accuracy(config, inputs, text: Text, mesh: Mesh, finished) -> dict[str, Any]:
-    """Share of held-out pairs in which the chosen response scores higher, in all and by kind."""
+def heldout_quality(
+    config: Any, inputs: Mapping[str, Artifact], text: Text, mesh: Mesh, finished: RewardModel,
+    loss: ModuleType,
+) -> dict[str, Any]:  # fmt: skip
+    """What the finished model makes of the held-out examples (evals/reward_quality.py)."""
     if not config.heldout:
         return {}
-    examples = load_examples(config.heldout, inputs, config.seed)
-    size = config.pairs_per_step
-    right = []
-    for first in range(0, len(examples), size):
-        batch = [examples[(first + i) % len(examples)] for i in range(size)]
-        pairs = [pair for e in batch for pair in ((e, e["chosen"]), (e, e["rejected"]))]
-        here = local_slice(host_batch(mesh, (2 * size,), lambda i: np.zeros(2 * size)[i]))
-        scores = reward_model.score_local(finished, pairs[here], text, mesh)
-        scores = all_rows(mesh, local_rows(scores)).reshape(-1, 2)
-        right += list(scores[:, 0] > scores[:, 1])
-    right = np.array(right[: len(examples)], np.float32)
-    kinds = np.array([e["kind"] for e in examples])
-    by_kind = {
-        f"pair_accuracy/{k}": mean_stderr(right[kinds == k].tolist()) for k in sorted(set(kinds))
-    }
-    return {"pair_accuracy": mean_stderr(right.tolist()), **by_kind}
+    graded, _ = read_groups(config, inputs, config.heldout)
+    return quality(graded, text, mesh, finished, loss.LABELS, config.pairs_per_step)
+
+
+def quality(
+    graded: Sequence[Graded], text: Text, mesh: Mesh, model: RewardModel, labels: str, size: int
+) -> dict[str, Any]:
+    """The metrics of a model on graded responses, `size` responses scored at a time."""
+    said = [(group.example, response) for group in graded for response in group.responses]
+    found = reward_model.output_all(model, said, text, mesh, 2 * size)
+    ends = np.cumsum([len(group.responses) for group in graded])[:-1]
+    return QUALITY[labels](graded, np.split(found, ends), model.objectives)

@@ -1,73 +1,77 @@
-"""Reinforcement learning with group-relative advantages (GRPO and its kin).
+"""Reinforcement learning: GRPO and its kin, REINFORCE with its baselines, PPO; all by settings.
 
-One pass of the loop: draw prompts, sample a group of completions each, verify them, normalise the
-rewards within each group, and make `rollout_size / batch_size` updates on random minibatches of
-the rollout, of which all but the first are off-policy. `steps` counts updates, as DeepSeek-R1 does
-(8,192 outputs a rollout, 16 minibatches of 512; Nature 645, Methods). The reference policy is
-replaced by the latest one every `reference_every` updates. The host looks for ended sequences
-`looks` times a rollout and has them verified while the others go on.
+One pass of the loop: draw prompts, sample a group of responses each, verify them, turn rewards into
+advantages (`advantage`: a file of advantages/ by `name`, and its options), and make `inner_epochs`
+times `rollout_size / batch_size` updates on random minibatches of the rollout, of which all but the
+first are off-policy. `steps` counts updates, as DeepSeek-R1 does (8,192 outputs a rollout, 16
+minibatches of 512; Nature 645, Methods). The reference policy is replaced by the latest one every
+`reference_every` updates; its KL is in the loss (`loss_options.kl_coef`) or in the reward
+(`kl_in_reward`). The host looks for ended sequences `looks` times a rollout and has them verified
+while the others go on.
+
+Values, where the estimator asks for them (`gae`), are those of the input `value`, a model of its
+own that starts from a reward model or a policy, or without that input of a head on the policy.
+The input `teacher`, another policy with the same tokens, makes it on-policy distillation: with its
+`teacher.k` likeliest tokens a place in the batch for losses/distill.py (alone, or beside the policy
+gradient), with k = 0 by its log-probs of the sampled tokens, added to the advantages.
+
+With `max_off_policy_steps=1` a rollout is sampled before the updates on the one before it, so that
+its verifiers have that long, and ratios are to the policy at the first update on it; one more copy
+of the trained parameters is held, that a resumed run samples the same again.
 
 Rewards, their weights, steps and kinds are those of rewards.py; prompts come from named groups with
-a share each, so that some can join later. Nothing silent: all-equal groups, truncated samples and
-masked verifier failures are metrics. With `router_replay` updates keep the experts that the sampler
-chose for every token (rollout routing replay, Ma et al. 2025, arXiv 2510.11370; the cost of the
-record: `api.Rollout`); the reference chooses its own. With adapters (`lora.rank`) the reference is
-another set of them over the same weights: at first one that changes nothing. Left out: tools,
-off-policy carry-over of unfinished samples.
+a share each, so that some can join later. Nothing silent: all-equal groups, truncated samples,
+masked verifier failures, skipped updates are metrics. With `router_replay` updates keep the experts
+that the sampler chose for every token (rollout routing replay, Ma et al. 2025, arXiv 2510.11370;
+the cost of the record: `api.Rollout`); the reference chooses its own. With adapters (`lora.rank`)
+the reference is another set of them over the same weights: at first one that changes nothing. Left
+out: tools, off-policy carry-over of unfinished samples.
 """
 
 from __future__ import annotations
 
-import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, optimizers, registry, train_state, tree
-from posttrain_jax.api import Artifact, Batch, Model, Params, Rollout
+from posttrain_jax import artifacts, entropy_control, nonfinite, train_state, value_model
+from posttrain_jax.api import Artifact, Batch, Params
 from posttrain_jax.checkpoint import Checkpoints
-from posttrain_jax.mesh import check_batch, local_slice, total
+from posttrain_jax.mesh import total
 from posttrain_jax.metrics import MetricLogger, PhaseTimer
-from posttrain_jax.models import lora
-from posttrain_jax.policy import (
-    Text,
-    load_trainable,
-    open_mesh,
-    open_text,
-    save_policy,
-    stage_title,
-)
+from posttrain_jax.policy import load_trainable, open_mesh, open_text, save_policy, stage_title
 from posttrain_jax.rewards import make_terms
-from posttrain_jax.rollout import engine
-from posttrain_jax.rollout.experience import (
-    Judges,
-    Judging,
-    assemble,
-    score,
-    shown,
-    shuffled,
-    take,
-)
+from posttrain_jax.rollout.checks import ESTIMATOR, check, updates_a_rollout
+from posttrain_jax.rollout.collect import Setting, collect, scores
+from posttrain_jax.rollout.experience import Credit, make_mix
 from posttrain_jax.rollout.judges import open_judges
-from posttrain_jax.rollout.prompts import PromptStream
+from posttrain_jax.rollout.prompts import NOTHING_DRAWN, Drawn, PromptStream
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.scoring import Judges, shown
+from posttrain_jax.rollout.updates import begin, copy, learn, minibatches, prepare
+from posttrain_jax.teacher import open_teacher
 from posttrain_jax.verifiers.pool import Pool
 
 DEFAULTS = {
     "prompts": {},
     "system": "",
     "rewards": {},
+    "no_eos": {"mode": "none", "value": 0.0},
+    "kl_in_reward": {"coef": 0.0, "estimator": "k1", "log_bound": 40.0, "bound": 0.0},
+    "advantage": {},
     "loss": "grpo",
     "loss_options": {},
+    "entropy_control": {"target": 0.0, "step": 0.005},
+    "value": {"lr": 0.0, "coef": 0.1, "optimizer": {}, "loss_options": {}},
+    "teacher": {"k": 0},
     "group_size": ...,
     "batch_size": ...,
     "rollout_size": ...,
+    "inner_epochs": 1,
     "microbatches": 1,
     "steps": ...,
     "prompt_length": ...,
@@ -77,7 +81,8 @@ DEFAULTS = {
     "top_k": 0,
     "top_p": 1.0,
     "min_p": 0.0,
-    "advantage": {},
+    "dynamic_sampling": 0,
+    "max_off_policy_steps": 0,
     "aggregation": "seq_mean_token_mean",
     "aggregation_constant": 0.0,
     "mask_truncated": False,
@@ -88,6 +93,7 @@ DEFAULTS = {
     "lr_end_ratio": 1.0,
     "warmup": 0,
     "optimizer": {},
+    "stop_after_skipped": 20,
     "model_options": {},
     "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
     "workers": 2,
@@ -98,62 +104,10 @@ DEFAULTS = {
 RL_SHOWN = ("reward", "accuracy", "length", "tokens_per_second")
 
 
-def check_sizes(config: Any, mesh) -> int:
-    """Check the batch arithmetic; the number of minibatches of a rollout.
-
-    Raises:
-      ValueError: sizes that don't divide, with the nearest that do.
-    """
-    for name, size, of, by in (
-        ("rollout_size", config.rollout_size, "batch_size", config.batch_size),
-        ("rollout_size", config.rollout_size, "group_size", config.group_size),
-        ("batch_size", config.batch_size, "microbatches", config.microbatches),
-    ):
-        if size % by:
-            raise ValueError(
-                f"{name}={size} is not a multiple of {of}={by}; the nearest: "
-                f"{size // by * by or by} or {-(-size // by) * by}"
-            )
-    minibatches = config.rollout_size // config.batch_size
-    for name in ("steps", "reference_every"):
-        if config[name] % minibatches:
-            raise ValueError(
-                f"{name}={config[name]} must be a multiple of the {minibatches} updates of a "
-                f"rollout (rollout_size / batch_size)"
-            )
-    check_batch(mesh, "batch_size / microbatches", config.batch_size // config.microbatches)
-    check_batch(mesh, "rollout_size / group_size", config.rollout_size // config.group_size)
-    return minibatches
-
-
-class Setting(NamedTuple):
-    """What stays the same over a stage.
-
-    Attributes:
-      temperature: of the log-probs that are compared. Where the sampling distribution is truncated
-        they are those of the untempered model, else of the sampling distribution.
-      frozen: the parameters that are not trained, if any; the reference policy has them too.
-    """
-
-    config: Any
-    mesh: Mesh
-    text: Text
-    model: Model
-    judges: Judges
-    sampling: Sampling
-    temperature: float
-    minibatches: int
-    frozen: Params | None = None
-
-    def whole(self, params: Params) -> Params:
-        """Trained parameters with the frozen ones."""
-        return tree.join(self.frozen or {}, params)
-
-
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Train inputs["policy"]; reward models and judges are inputs by the roles in `rewards`."""
     mesh, text = open_mesh(config), open_text(config)
-    minibatches = check_sizes(config, mesh)
+    estimator = check(config, mesh, inputs)
     terms, verifiers = make_terms(config.rewards.to_dict())
     sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
     quarantine = workdir / "quarantine.jsonl"
@@ -161,138 +115,119 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         jax.set_mesh(mesh),
         Pool(verifiers, workers=config.workers, quarantine=quarantine) as pool,
     ):
-        models = open_judges(terms, inputs, mesh, text)
+        judges = Judges(terms, pool, open_judges(terms, inputs, mesh, text))
         model, params = load_trainable(
             inputs["policy"], mesh, config.lora, config.seed, **config.model_options
         )
         if config.router_replay and model.config.experts is None:
             raise ValueError("router_replay=True: the policy's model has no experts; set it False")
         params, frozen = train_state.split(model, params)
+        needs, value, value_params = frozenset(getattr(estimator, "REQUIRES", ())), None, None
+        if "value" in inputs:
+            value, value_params = value_model.load(
+                inputs["value"], mesh, model, config.seed, **config.model_options
+            )
+        elif "value_BT" in needs:
+            params = value_model.with_head(params, model, mesh, config.seed)
+        teacher = None
+        if "teacher" in inputs:
+            teacher = open_teacher(inputs["teacher"], mesh, text, model)
         setting = Setting(
-            config, mesh, text, model, Judges(terms, pool, models), sampling,
-            1.0 if sampling.truncated else config.temperature, minibatches, frozen,
+            config, mesh, text, model, judges, sampling,
+            1.0 if sampling.truncated else config.temperature, make_credit(config),
+            make_mix(terms), needs, frozen, value, teacher,
         )  # fmt: skip
         stream = PromptStream(config, inputs, text)
-        state, phases, last = train(setting, workdir, params, stream)
-        save_policy(workdir, model, state.params, inputs["policy"])
+        params, phases, last = train(setting, workdir, params, value_params, stream)
+        save_policy(workdir, model, value_model.without_head(params), inputs["policy"])
     metrics = {**last, "skipped_prompts": stream.skipped}
     return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
 
 
-def train(setting: Setting, workdir: Path, params: Params, stream: PromptStream):
-    """The loop -> (state, seconds by phase, the last rollout's metrics)."""
-    config, minibatches = setting.config, setting.minibatches
-    optimizer = optimizers.make_optimizer(**config.optimizer)
-    update = make_update(setting, optimizer)
-    reference = copy(params) if config.loss_options.get("kl_coef") else None
-    saved = (train_state.init_state(params, optimizer), reference)
+def make_credit(config: Any) -> Credit:
+    """How the settings turn rewards into advantages."""
+    options = dict(config.advantage.items())
+    kl = dict(config.kl_in_reward.items())
+    return Credit(
+        options.pop("name", ESTIMATOR), tuple(sorted(options.items())), config.group_size,
+        config.no_eos.value if config.no_eos.mode == "replace" else None, config.mask_truncated,
+        tuple(sorted(kl.items())) if kl["coef"] else (),
+    )  # fmt: skip
+
+
+def train(
+    setting: Setting, workdir: Path, params: Params, value: Params | None, stream: PromptStream
+) -> tuple[Params, PhaseTimer, dict[str, float]]:
+    """The loop -> (trained parameters, seconds by phase, the last rollout's metrics)."""
+    config, each = setting.config, updates_a_rollout(setting.config)
+    updates, carried = begin(setting, params, value)
     checkpoints = Checkpoints(workdir, config.save_every)
-    start, (state, reference), meta = checkpoints.restore(saved) or (0, saved, {})
+    start, carried, meta = checkpoints.restore(carried) or (0, carried, {})
     phases, last = PhaseTimer(meta.get("phases")), meta.get("last", {})
-    earlier = {name: last[name] for name in last if name.startswith("verifier_")}
+    drawn, in_a_row = Drawn(*meta.get("drawn", NOTHING_DRAWN)), meta.get("in_a_row", 0)
+    coef = meta.get("entropy_coef", config.loss_options.get("entropy_coef", 0.0))
+    earlier, ahead = {name: last[name] for name in last if name.startswith("verifier_")}, None
     with MetricLogger(workdir, config.steps, stage_title(workdir), start, shown=RL_SHOWN) as log:
         if stream.skipped:
             log.note(f"{stream.skipped} prompts longer than prompt_length are left out")
-        for step in range(start, config.steps, minibatches):
+        for step in range(start, config.steps, each):
             begun = time.monotonic()
-            prompts = stream.draw(step // minibatches, step)
             with phases("sample"):
-                rollout, judging = roll_out(setting, setting.whole(state.params), prompts, step)
+                sampled = ahead or collect(setting, carried.sampling, stream, step, drawn)
+                ahead, drawn = None, sampled.drawn
+                if config.max_off_policy_steps and step + each < config.steps:
+                    ahead = collect(setting, carried.policy.params, stream, step + each, drawn)
             with phases("verify"):
-                scored = score(setting.judges, judging, step, setting.mesh)
+                scored, greedy_P = scores(setting, sampled, step)
             with phases("update"):
-                batch, metrics = assemble(
-                    rollout, scored, jnp.array([t.weight for t in setting.judges.terms]),
-                    group_size=config.group_size, truncated=setting.sampling.truncated,
-                    mask_truncated=config.mask_truncated,
-                    options=tuple(sorted(config.advantage.items())),
-                )  # fmt: skip
-                state, found = learn(setting, update, state, reference, batch, step)
+                batch, metrics = prepare(setting, carried, sampled, scored, greedy_P)
+                controls = entropy_control.controls(
+                    coef, last.get("entropy"), config.entropy_control
+                )
+                carried, found, skips = learn(setting, updates, carried, batch, step, controls)
+                before = last.get("skipped", 0)
                 last = report({**metrics, **found}, [t.name for t in setting.judges.terms])
-                last |= verifier_counts(setting.judges.pool, earlier)
-            step += minibatches
-            if reference is not None and config.reference_every:
-                reference = copy(state.params) if step % config.reference_every == 0 else reference
+                last |= {**sampled.metrics, **verifier_counts(setting.judges.pool, earlier)}
+            in_a_row = follow_skips(setting, workdir, batch, step, in_a_row, before, skips)
+            coef = entropy_control.steered(coef, last.get("entropy"), config.entropy_control)
+            step += each
+            if (
+                carried.reference is not None
+                and config.reference_every
+                and (step % config.reference_every == 0)
+            ):
+                latest = value_model.without_head(carried.policy.params)
+                carried = carried._replace(reference=copy(latest))
             speed = last["tokens"] / (time.monotonic() - begun)
             log(step, {**last, **phases.lap(), "tokens_per_second": speed})
-            if (step // minibatches) % config.samples_every == 1 % config.samples_every:
-                rows = shown(judging, scored, setting.judges.terms, rollout, config.samples_shown)
+            if last.get("all_equal_groups") == 1:
+                log.note(f"update {step}: the rewards of every group are equal: nothing to learn")
+            if (step // each) % config.samples_every == 1 % config.samples_every:
+                terms = setting.judges.terms
+                rows = shown(sampled.judging, scored, terms, sampled.rollout, config.samples_shown)
                 log.samples(step, rows)
-            checkpoints.after(step, (state, reference), {"phases": phases.seconds, "last": last})
+            told = {"phases": phases.seconds, "last": last, "drawn": drawn, "in_a_row": in_a_row}
+            checkpoints.after(step, carried, {**told, "entropy_coef": coef})
     checkpoints.close()
-    return state, phases, last
+    return carried.policy.params, phases, last
 
 
-copy = jax.jit(lambda params: jax.tree.map(jnp.copy, params))
+def follow_skips(
+    setting: Setting, workdir: Path, batch: Batch, step: int, in_a_row: int, before: float,
+    skips: Sequence[Any],
+) -> int:  # fmt: skip
+    """How many updates in a row were skipped by now, see nonfinite.py.
 
-
-def make_update(setting: Setting, optimizer):
-    """The jitted update with the stage's loss and its hyper-parameters."""
-    config = setting.config
-    loss = registry.load("losses", config.loss).loss
-    return train_state.make_update(
-        setting.model, optimizer, functools.partial(loss, **config.loss_options),
-        frozen=setting.frozen, microbatches=config.microbatches, start=config.prompt_length,
-        temperature=setting.temperature,
-    )  # fmt: skip
-
-
-def roll_out(
-    setting: Setting, params: Params, prompts: engine.Prompts, step: int
-) -> tuple[Rollout, Judging]:
-    """The rollout that begins at this update; its uids are those of no other.
-
-    The verifiers work on what has ended while the rest goes on.
+    Raises:
+      NonFiniteError: too many; the last one's batch is saved.
     """
-    config, mesh, tokenizer = setting.config, setting.mesh, setting.text.tokenizer
-    job = engine.job(
-        prompts, mesh, tokenizer, sampling=setting.sampling, seed=config.seed,
-        first_uid=step * config.batch_size, group_size=config.group_size, max_new=config.max_new,
-        record_experts=config.router_replay,
-    )  # fmt: skip
-    examples = [e for e in prompts.examples for _ in range(config.group_size)]
-    judging = Judging(setting.judges.pool, examples[local_slice(job.asked.uids_B)])
-    params = engine.for_sampling(params, setting.model, mesh)
-    model, params = lora.for_decoding(setting.model, params)
-    stretch = -(-config.max_new // config.looks)
-    rollout = engine.stream(model, params, job, tokenizer, judging, stretch=stretch)
-    return jax.block_until_ready(rollout), judging
-
-
-def learn(setting: Setting, update, state, reference, batch: Batch, step: int):
-    """One update on each minibatch -> (state, metrics, averaged over the minibatches)."""
-    config, metrics, lr = setting.config, {}, 0.0
-    parts = shuffled(config.rollout_size, setting.minibatches, config.seed, step)
-    for number, rows in enumerate(parts):
-        part = take(
-            batch, rows, config.aggregation, config.microbatches,
-            config.aggregation_constant or None,
-        )  # fmt: skip
-        if reference is not None:
-            logp = train_state.logprobs(
-                setting.model, setting.whole(reference), part._replace(experts_BTLA=None),
-                start=config.prompt_length, temperature=setting.temperature,
-            )  # fmt: skip
-            part = part._replace(reference_logp_BT=logp)
-        lr = optimizers.learning_rate(
-            step + number, peak=config.lr, total=config.steps, warmup=config.warmup,
-            schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
-        )  # fmt: skip
-        state, found = update(state, part, jnp.float32(lr))
-        metrics = join(metrics, found, number, setting.minibatches)
-    return state, {**metrics, "learning_rate": lr}
-
-
-def join(metrics: dict, found: dict, number: int, minibatches: int) -> dict[str, Any]:
-    """The update's metrics, averaged over a rollout's minibatches.
-
-    The log-prob gap is that of the first minibatch, the only one that is still on-policy.
-    """
-    joined = {k: metrics.get(k, 0.0) + v / minibatches for k, v in found.items()}
-    joined["skipped"] = found["skipped"]
-    gap = found.get("max/logprob_gap")
-    joined["max/logprob_gap"] = gap if number == 0 else metrics.get("max/logprob_gap")
-    return joined
+    limit = setting.config.stop_after_skipped
+    totals = jax.device_get(list(skips))
+    in_a_row, longest, last = nonfinite.longest_run(in_a_row, before, totals)
+    if limit and longest >= limit:
+        part = next(p for n, p, _ in minibatches(setting, batch, step) if n == last)
+        raise nonfinite.stop(workdir, step + last + 1, longest, limit, part)
+    return in_a_row
 
 
 def verifier_counts(pool: Pool, earlier: Mapping[str, float]) -> dict[str, float]:

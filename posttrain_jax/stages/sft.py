@@ -3,22 +3,24 @@
 The normalisation is the mean over all loss tokens of the batch. Data that doesn't fit into
 `length` is left out and counted. Where the policy comes from a file, not from an earlier stage,
 put an `import` stage before this one. With `lora.rank` above 0 adapters are trained, over weights
-that stay as they are (models/lora.py).
+that stay as they are (models/lora.py). Other stages on packed conversations are this one with
+another `Lesson` (stages/distill.py).
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from posttrain_jax import artifacts, optimizers, train_state
-from posttrain_jax.api import Artifact, Batch, Model, Params
+from posttrain_jax.api import Array, Artifact, Batch, Metrics, Model, Params, PolicyOut
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.data.examples import encode_examples, load_examples
 from posttrain_jax.data.loader import Order, row_batch
@@ -27,7 +29,14 @@ from posttrain_jax.losses import sft as cross_entropy
 from posttrain_jax.losses.common import aggregation_weights
 from posttrain_jax.mesh import check_batch
 from posttrain_jax.metrics import MetricLogger, PhaseTimer
-from posttrain_jax.policy import load_trainable, open_mesh, open_text, save_policy, stage_title
+from posttrain_jax.policy import (
+    Text,
+    load_trainable,
+    open_mesh,
+    open_text,
+    save_policy,
+    stage_title,
+)
 
 DEFAULTS = {
     "data": {},
@@ -49,23 +58,64 @@ DEFAULTS = {
 }
 
 
-def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
+class Lesson(NamedTuple):
+    """What is learnt from packed rows.
+
+    Attributes:
+      draw: the numbers of rows -> their batch, with the weights of its loss.
+      loss, view: of `train_state.make_update`.
+    """
+
+    draw: Callable[[list[int]], Batch]
+    loss: Callable[..., tuple[Array, Metrics]]
+    view: Callable[..., PolicyOut]
+
+
+class Scene(NamedTuple):
+    """What a lesson is made of."""
+
+    config: Any
+    inputs: Mapping[str, Artifact]
+    mesh: Mesh
+    text: Text
+    model: Model
+    rows: Rows
+
+
+def imitation(scene: Scene) -> Lesson:
+    """Cross-entropy on the tokens themselves."""
+    config, mesh, rows = scene.config, scene.mesh, scene.rows
+    draw = lambda chosen: weigh(  # noqa: E731
+        row_batch(mesh, rows, chosen), config.aggregation, config.microbatches
+    )
+    return Lesson(draw, cross_entropy.loss, train_state.linear_out)
+
+
+def run(
+    config: Any, workdir: Path, inputs: Mapping[str, Artifact],
+    make_lesson: Callable[[Scene], Lesson] = imitation,
+) -> Artifact:  # fmt: skip
     """Fine-tune inputs["policy"] on `config.data`; `steps`, or `epochs` over the packed rows."""
     mesh, text = open_mesh(config), open_text(config)
     with jax.set_mesh(mesh):
         model, params = load_trainable(
             inputs["policy"], mesh, config.lora, config.seed, **config.model_options
         )
-        examples = load_examples(config.data, inputs, config.seed)
-        sequences = encode_examples(examples, *text, config.system)
-        rows, dropped = pack(sequences, config.length, text.tokenizer.pad_id)
-        params, phases, last = train(config, workdir, mesh, model, params, rows)
+        rows, counts = load_rows(config, inputs, text)
+        scene = Scene(config, inputs, mesh, text, model, rows)
+        params, phases, last = train(scene, workdir, params, make_lesson(scene))
         save_policy(workdir, model, params, inputs["policy"])
-    return artifacts.finish(
-        workdir,
-        metrics={**last, "examples": len(examples), "rows": len(rows.tokens), "dropped": dropped},
-        phases=phases,
-    )
+    return artifacts.finish(workdir, metrics={**last, **counts}, phases=phases)
+
+
+def load_rows(
+    config: Any, inputs: Mapping[str, Artifact], text: Text
+) -> tuple[Rows, dict[str, Any]]:
+    """The packed conversations of `config.data`, and how many there are and were left out."""
+    examples = load_examples(config.data, inputs, config.seed)
+    sequences = encode_examples(examples, *text, config.system)
+    rows, dropped = pack(sequences, config.length, text.tokenizer.pad_id)
+    return rows, {"examples": len(examples), "rows": len(rows.tokens), "dropped": dropped}
 
 
 def count_steps(config: Any, rows: int) -> int:
@@ -80,13 +130,14 @@ def count_steps(config: Any, rows: int) -> int:
 
 
 def train(
-    config: Any, workdir: Path, mesh: jax.sharding.Mesh, model: Model, params: Params, rows: Rows
+    scene: Scene, workdir: Path, params: Params, lesson: Lesson
 ) -> tuple[Params, dict[str, float], dict[str, float]]:
     """The loop over packed rows.
 
     Returns:
       the trained parameters, seconds by phase, and the last step's loss.
     """
+    config, _, mesh, _, model, rows = scene
     check_batch(mesh, "batch_size", config.batch_size)
     check_batch(mesh, "batch_size / microbatches", config.batch_size // config.microbatches)
     steps = count_steps(config, len(rows.tokens))
@@ -97,8 +148,9 @@ def train(
     optimizer = optimizers.make_optimizer(**config.optimizer)
     params, frozen = train_state.split(model, params)
     update = train_state.make_update(
-        model, optimizer, cross_entropy.loss, frozen=frozen, microbatches=config.microbatches
-    )
+        model, optimizer, lesson.loss, frozen=frozen, microbatches=config.microbatches,
+        view=lesson.view,
+    )  # fmt: skip
     state = train_state.init_state(params, optimizer)
     start, state, meta = checkpoints.restore(state) or (0, state, {})
     phases = PhaseTimer(meta.get("phases"))
@@ -108,9 +160,7 @@ def train(
             begun = time.monotonic()
             with phases("compile" if step == start else "update"):
                 chosen = order.take(step * config.batch_size, config.batch_size)
-                batch = weigh(
-                    row_batch(mesh, rows, chosen), config.aggregation, config.microbatches
-                )
+                batch = lesson.draw(chosen)
                 lr = optimizers.learning_rate(
                     step, peak=config.lr, total=steps, warmup=config.warmup,
                     schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,

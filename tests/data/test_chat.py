@@ -71,7 +71,18 @@ def test_r1_zero_template_is_table_1(bpe):
         template.render([SYSTEM, USER])
 
 
-@pytest.mark.parametrize("name", ["chatml", "tiny", "r1_zero"])
+def test_tulu_template_by_hand(bpe):
+    template = load_template("tulu", bpe)
+    asked = "<|system|>\nthe lazy dog\n<|user|>\nwhat is the answer?\n"
+    reply = "<|assistant|>\nthe answer is three<|im_end|>"
+    again = "<|user|>\nwhat is the answer?\n<|assistant|>\n"
+    assert template.render([SYSTEM, USER, REPLY]) == asked + reply
+    assert template.render([SYSTEM, USER, REPLY, USER], True) == asked + reply + "\n" + again
+    with pytest.raises(ValueError, match="not tool"):
+        template.render([USER, {"role": "tool", "content": "3"}])
+
+
+@pytest.mark.parametrize("name", ["chatml", "tiny", "r1_zero", "tulu"])
 def test_mask_is_each_reply_with_its_eos(name, bpe):
     messages = [USER, REPLY] if name == "r1_zero" else [SYSTEM, USER, REPLY, USER, REPLY]
     tokens, mask = encode_chat(bpe, load_template(name, bpe), messages)

@@ -49,6 +49,16 @@ def test_fields_are_renamed(folder):
     assert (row["prompt"], row["answer"], row["source"]) == ("0", "a", "some")
 
 
+def test_fields_are_added_to_the_rows_of_one_source(folder):
+    path = str(folder / "data.jsonl")
+    sources = {"a": {"path": path, "count": 1}, "b": {"path": path, "count": 1}}
+    sources["b"]["add"] = {"kind": "c", "system": "Be brief."}
+    first, second = load_examples(sources, {}, 0)
+    assert (first["kind"], second["kind"], second["id"]) == ("a", "c", "0")
+    roles = [[m["content"] for m in messages(row, system="All.")] for row in (first, second)]
+    assert roles == [["All.", "p0"], ["Be brief.", "p0"]]
+
+
 def test_sources_follow_each_other_by_name(folder):
     path = str(folder / "data.jsonl")
     found = load_examples({"z": {"path": path, "count": 1}, "a": {"path": path, "skip": 5}}, {}, 0)

@@ -121,3 +121,14 @@ def test_real_files():
     names = ("prompt", "instruction_id_list", "kwargs")
     ifeval = JsonlSource(SHARED / "ifeval_prompts.jsonl", {name: name for name in names})
     assert len(ifeval) == 540 and ifeval[0]["kwargs"][1] == {"num_highlights": 3}
+
+
+def test_sides_of_a_pair_may_be_messages(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    turn = {"role": "assistant", "content": "a"}
+    path.write_text(json.dumps({"chosen": [turn], "rejected": turn}) + "\n")
+    assert JsonlSource(path)[0] == {"id": "pairs-1", "chosen": [turn], "rejected": turn}
+    for wrong in ([], ["a"], [{"content": "a"}], {"a": 1}):
+        path.write_text(json.dumps({"chosen": wrong}) + "\n")
+        with pytest.raises(ValueError, match=r"pairs\.jsonl:1: field 'chosen' must be text"):
+            JsonlSource(path)

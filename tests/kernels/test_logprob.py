@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from posttrain_jax.kernels import logprob, token_logprobs
+from posttrain_jax.kernels import chunks, logprob, token_logprobs
 from posttrain_jax.kernels.logprob import token_logprobs_ref
 
 BATCH, LENGTH, WIDTH, VOCAB = 3, 10, 8, 37
@@ -14,8 +14,8 @@ COLUMNS = 3  # positions of each row in a chunk: 10 make 4 chunks and two are pa
 @pytest.fixture
 def chunked(monkeypatch):
     held = (COLUMNS * BATCH * VOCAB, 1)
-    monkeypatch.setattr(logprob, "CHUNKS", {jax.default_backend(): held})
-    assert logprob._count_chunks(BATCH, LENGTH, VOCAB) == 4
+    monkeypatch.setattr(chunks, "CHUNKS", {jax.default_backend(): held})
+    assert chunks.count_chunks(BATCH, LENGTH, VOCAB) == 4
 
 
 @pytest.fixture
@@ -107,8 +107,8 @@ def test_one_chunk_is_as_many(inputs, monkeypatch):
     results = []
     for columns in (1, LENGTH):
         held = (columns * BATCH * VOCAB, 1)
-        monkeypatch.setattr(logprob, "CHUNKS", {jax.default_backend(): held})
-        assert logprob._count_chunks(BATCH, LENGTH, VOCAB) == LENGTH // columns
+        monkeypatch.setattr(chunks, "CHUNKS", {jax.default_backend(): held})
+        assert chunks.count_chunks(BATCH, LENGTH, VOCAB) == LENGTH // columns
         results.append(both_ways(token_logprobs, inputs, g, e))
     for x, y in zip(*map(jax.tree.leaves, results), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-5)
@@ -142,12 +142,12 @@ def test_the_logits_of_all_positions_are_never_held(chunked, inputs, largest_arr
 
 
 def test_chunks_are_counted_per_device(monkeypatch):
-    monkeypatch.setattr(logprob, "CHUNKS", {jax.default_backend(): (8 * 1000, 2)})
-    assert logprob._count_chunks(4, 64, 1000) == 32  # 8 positions: two of each row
-    assert logprob._count_chunks(4, 64, 9999) == 64  # no fewer than one column
+    monkeypatch.setattr(chunks, "CHUNKS", {jax.default_backend(): (8 * 1000, 2)})
+    assert chunks.count_chunks(4, 64, 1000) == 32  # 8 positions: two of each row
+    assert chunks.count_chunks(4, 64, 9999) == 64  # no fewer than one column
     mesh = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.sharding.use_abstract_mesh(mesh):
-        assert logprob._count_chunks(4, 64, 1000) == 4  # 8 devices: 64 positions, 16 of each row
+        assert chunks.count_chunks(4, 64, 1000) == 4  # 8 devices: 64 positions, 16 of each row
 
 
 def test_an_unknown_impl_is_named(inputs):
@@ -182,12 +182,12 @@ def test_chunks_that_nobody_needs_are_not_computed(chunked, inputs, monkeypatch)
         jax.debug.callback(lambda: counts.update(products=counts["products"] + 1))
         return real(*args)
 
-    real = logprob._logits
-    monkeypatch.setattr(logprob, "_logits", counted)
+    real = logprob.tempered_logits
+    monkeypatch.setattr(logprob, "tempered_logits", counted)
     ones = np.ones((BATCH, LENGTH))
-    for needed, chunks in ((NEEDED, 2), (np.zeros_like(NEEDED), 0), (None, 4)):
+    for needed, live in ((NEEDED, 2), (np.zeros_like(NEEDED), 0), (None, 4)):
         counts["products"] = 0
         some = lambda *x, needed=needed: token_logprobs(*x, needed_BT=needed)  # noqa: E731
         jax.block_until_ready(both_ways(some, inputs, ones, ones))
         jax.effects_barrier()
-        assert counts["products"] == 2 * chunks
+        assert counts["products"] == 2 * live

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType
 
 from posttrain_jax.kernels.attention import attention_ref
-from posttrain_jax.kernels.axes import BATCH_AXES, HEAD_AXES, dividing_axes
+from posttrain_jax.kernels.axes import BATCH_AXES, HEAD_AXES, VOCAB_AXES, dividing_axes
 from posttrain_jax.kernels.splash import attention_splash, block_sizes
 from posttrain_jax.mesh import RULES
 
@@ -90,6 +90,7 @@ def test_lowers_for_tpu_without_libtpu(length, width, kernels):
 def test_axes_are_those_of_the_rules():
     assert RULES["batch"] == BATCH_AXES
     assert (RULES["heads"],) == (RULES["kv_heads"],) == HEAD_AXES
+    assert (RULES["vocab"],) == VOCAB_AXES
 
 
 def test_axes_split_only_what_they_divide():

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from posttrain_jax import reward_model, train_state, tree
+from posttrain_jax import head_training, reward_model, train_state, tree
 from posttrain_jax.data.chat import load_template
-from posttrain_jax.data.pairs import packed
+from posttrain_jax.data.marked import Group, Response, lay_out, packed
 from posttrain_jax.data.tokenizer import load_tokenizer
-from posttrain_jax.mesh import batch_shards, make_mesh
+from posttrain_jax.losses import listwise
+from posttrain_jax.mesh import batch_shards, make_mesh, shard_rows
 from posttrain_jax.models import ModelConfig, heads, make_model
 from posttrain_jax.models.head_files import load_with_head, save_with_head
 from posttrain_jax.policy import Text
@@ -27,19 +28,21 @@ CONFIG = ModelConfig(
 )  # fmt: skip
 
 
-def update(model, mesh, params, text):
-    """One step of descent on packed pairs in two microbatches -> numbers of it."""
+def update(model, mesh, params):
+    """One step of descent on packed groups in two microbatches -> numbers of it."""
     rng = np.random.default_rng(0)
-    draw = lambda: rng.integers(2, 32, rng.integers(1, 7)).astype(np.int32)  # noqa: E731
-    pairs = [(draw(), draw()) for _ in range(16)]
-    sizes = [len(first) + len(second) for first, second in pairs]
-    layout = packed(sizes, [range(16)], 16, 8)
-    assert layout.sequences >= 4 and layout.rows == 8 and batch_shards(mesh) in (1, 4)
+    draw = lambda: rng.integers(2, 32, rng.integers(1, 5)).astype(np.int32)  # noqa: E731
+    groups = [
+        Group(tuple(Response(draw(), 0, (label,)) for label in (1.0, 0.0, 1.0))) for _ in range(16)
+    ]
+    layout = packed(groups, [range(16)], 24, 8)
+    assert layout.groups >= 2 and layout.rows == 8 and batch_shards(mesh) in (1, 4)
     descent = optax.trace(decay=0.0)
-    run = stage.make_update(model, descent, layout, microbatches=2)
+    objective = stage.make_objective(model, listwise, layout.members)
+    run = head_training.make_update(objective, descent, microbatches=2, together=layout.together)
     state = train_state.init_state(params, descent)
-    batch = stage.place(mesh, pairs, layout, text)
-    values = jax.jit(heads.values, static_argnums=0)(model, params, batch)
+    batch = shard_rows(mesh, lay_out(groups, layout, 0))
+    values = jax.jit(heads.values, static_argnums=0)(model, params, batch.batch)
     state, metrics = run(state, batch, jnp.float32(1.0))
     return {
         "metrics": {name: float(value) for name, value in metrics.items()},
@@ -69,7 +72,7 @@ def run(sizes, devices, text):
         written, read = files(mesh, folder, text)
         return {
             "born": born, "shards": shards, "written": written, "read": read,
-            **update(model, mesh, params, text),
+            **update(model, mesh, params),
         }  # fmt: skip
 
 

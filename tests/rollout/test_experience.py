@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from posttrain_jax.api import Batch, Rollout, Verdict
+from posttrain_jax.api import Batch, Rollout, Teacher, Verdict
 from posttrain_jax.mesh import shard_rows
 from posttrain_jax.rewards import make_terms
-from posttrain_jax.rollout import experience
+from posttrain_jax.rollout import experience, scoring
 from posttrain_jax.verifiers.judging.judge import Judge
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -24,24 +24,29 @@ def rollout():
     return Rollout(ints, ints, ints, mask, logp, 2 * logp, np.array([True, True, True, False]))
 
 
-SCORED = experience.Scored(
+SCORED = scoring.Scored(
     # accuracy, format, preference; the preference term speaks of the second prompt only
     np.array([[1, 0.5, 9], [0, 0.5, 9], [1, 1, 0.25], [1, 0, 0.75]], np.float32),
     np.array([[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 1, 1]], bool),
     np.array([True, True, True, True]),
 )
-WEIGHTS = np.array([1.0, 0.5, 2.0], np.float32)
+MIX = experience.Mix(np.array([1.0, 0.5, 2.0], np.float32), np.zeros(3, np.float32))
 
 
-def assemble(rollout, scored=SCORED, **changes):
-    settings = {"group_size": 2, "truncated": False, "mask_truncated": False, "options": ()}
-    return experience.assemble(rollout, scored, WEIGHTS, **{**settings, **changes})
+def assemble(
+    rollout, scored=SCORED, mix=MIX, truncated=False, greedy_P=None, annotate=None, **credit
+):
+    """The batch with advantages, and metrics."""
+    credit = experience.Credit(**{"group_size": 2, **credit})
+    batch = experience.to_batch(rollout, scored, truncated=truncated, credit=credit)
+    batch = batch._replace(**(annotate or {}))
+    return experience.assemble(batch, rollout, scored, mix, greedy_P, credit=credit)
 
 
 def test_rewards_become_advantages(rollout):
     batch, metrics = assemble(rollout)
     # rewards 1.25, 0.25 | 1 + 0.5 + 0.5 = 2, 1 + 0 + 1.5 = 2.5
-    expected = np.repeat([[1.0], [-1.0], [-1.0], [1.0]], 4, axis=1)
+    expected = np.array([[1.0], [-1.0], [-1.0], [1.0]]) * rollout.completion_mask_BT
     np.testing.assert_allclose(batch.advantage_BT, expected, atol=1e-5)
     np.testing.assert_array_equal(batch.weight_BT, rollout.completion_mask_BT)
     np.testing.assert_array_equal(batch.behaviour_logp_BT, rollout.behaviour_logp_BT)
@@ -49,13 +54,13 @@ def test_rewards_become_advantages(rollout):
     np.testing.assert_allclose(numbers.pop("terms_W"), [3 / 4, 1 / 2, 1 / 2])
     assert numbers == pytest.approx({
         "reward": (1.25 + 0.25 + 2 + 2.5) / 4, "length": 9 / 4, "tokens": 9, "truncated": 1 / 4,
-        "masked": 0, "all_equal_groups": 0,
+        "masked": 0, "all_equal_groups": 0, "groups_of_one": 0,
     })  # fmt: skip
 
 
 def test_options_reach_the_advantage(rollout):
     batch, _ = assemble(rollout, options=(("divide_by_std", False),))
-    np.testing.assert_allclose(batch.advantage_BT[:, 0], [0.5, -0.5, -0.25, 0.25], atol=1e-6)
+    np.testing.assert_allclose(batch.advantage_BT[:, 1], [0.5, -0.5, -0.25, 0.25], atol=1e-6)
 
 
 def test_truncated_sampling_compares_under_the_untempered_model(rollout):
@@ -87,10 +92,75 @@ def test_a_minibatch_has_the_rows_and_the_weights_of_its_own(rollout):
     batch, _ = assemble(rollout)
     part = experience.take(batch, np.array([3, 1]), "seq_mean_token_mean", 1, None)
     np.testing.assert_array_equal(part.tokens_BT, rollout.tokens_BT[[3, 1]])
-    np.testing.assert_allclose(part.advantage_BT[:, 0], [1, -1], atol=1e-5)
+    np.testing.assert_allclose(part.advantage_BT[:, 1], [1, -1], atol=1e-5)
     np.testing.assert_allclose(part.weight_BT, [[0, 1 / 6, 1 / 6, 1 / 6], [0, 1 / 2, 0, 0]])
     constant = experience.take(batch, np.array([0, 2]), "constant", 2, 8.0)
     np.testing.assert_allclose(np.asarray(constant.weight_BT).sum(axis=1), [3 / 16, 2 / 16])
+
+
+def test_shaping_of_a_score_and_a_verdict(rollout):
+    """Qwen2.5-Math, eq. 3: sigmoid(0.5 r_m) + (r_v - 1); metrics keep the verdict as it is."""
+    terms = make_terms({
+        "right": {"verifier": "math_answer", "offset": -1.0},
+        "model": {"reward_model": "rm", "scale": 0.5},
+    }).terms  # fmt: skip
+    assert [(t.name, t.scale, t.offset) for t in terms] == [("right", 1, -1), ("model", 0.5, 0)]
+    chances = 1 / (1 + np.exp(-0.5 * np.array([2.0, -1.0, 0.0, 3.0])))  # the judge's, of r_m
+    scores = np.stack([[1, 0, 0, 1], chances], axis=1).astype(np.float32)
+    scored = scoring.Scored(scores, np.ones((4, 2), bool), np.ones(4, bool))
+    batch, metrics = assemble(
+        rollout, scored, experience.make_mix(terms), estimator="none", group_size=1
+    )
+    expected = chances + np.array([0, -1, -1, 0])
+    assert (expected > 0).tolist() == [True, False, False, True] and (abs(expected) < 1).all()
+    np.testing.assert_allclose(batch.advantage_BT[:, 1], expected, atol=1e-6)
+    np.testing.assert_allclose(metrics["terms_W"], [0.5, chances.mean()], atol=1e-6)
+
+
+def test_an_unfinished_response_has_the_reward_of_no_end(rollout):
+    """In place of what it scored; the last row met the limit."""
+    batch, metrics = assemble(rollout, no_eos=-10.0, estimator="none", group_size=1)
+    np.testing.assert_allclose(batch.advantage_BT[:, 1], [1.25, 0.25, 2.0, -10.0])
+    assert float(metrics["reward"]) == pytest.approx((1.25 + 0.25 + 2 - 10) / 4)
+    by_term, _ = assemble(rollout, no_eos=-10.0, estimator="gdpo")
+    assert by_term.advantage_BT[2, 1] > 0 > by_term.advantage_BT[3, 1]
+    equal = experience.equal_rewards(
+        SCORED._replace(rewards_BW=np.ones((4, 3), np.float32)), rollout.finished_B, MIX,
+        experience.Credit(group_size=2, no_eos=-10.0),
+    )  # fmt: skip
+    assert np.asarray(equal).tolist() == [True, True, False, False]
+
+
+def test_a_divergence_in_the_reward_is_what_each_token_costs(rollout):
+    """k1 under the proximal policy where there is one: beta (log pi - log reference)."""
+    kl = (("coef", 0.5), ("estimator", "k1"))
+    reference = rollout.behaviour_logp_BT - 0.25
+    annotate = {"reference_logp_BT": reference}
+    batch, metrics = assemble(rollout, estimator="none", group_size=1, kl=kl, annotate=annotate)
+    # to go from the first token: the reward less 0.5 * 0.25 a token
+    expected = np.array([1.25, 0.25, 2, 2.5]) - 0.125 * np.array([3, 1, 2, 3])
+    np.testing.assert_allclose(batch.advantage_BT[:, 1], expected, atol=1e-5)
+    assert float(metrics["kl_in_reward"]) == pytest.approx(0.125 * 9 / 4)
+    annotate["proximal_logp_BT"] = reference
+    _, metrics = assemble(rollout, estimator="none", group_size=1, kl=kl, annotate=annotate)
+    assert float(metrics["kl_in_reward"]) == 0
+
+
+def test_a_greedy_reward_is_the_baseline_of_its_prompt(rollout):
+    batch, metrics = assemble(rollout, estimator="remax", greedy_P=np.float32([1.0, 2.25]))
+    np.testing.assert_allclose(batch.advantage_BT[:, 1], [0.25, -0.75, -0.25, 0.25], atol=1e-6)
+    assert float(metrics["greedy_reward"]) == pytest.approx(1.625)
+
+
+def test_a_teacher_is_weighed_as_the_tokens_are(rollout):
+    batch, _ = assemble(rollout)
+    tokens = np.zeros((4, 4, 2), np.int32)
+    batch = batch._replace(teacher=Teacher(tokens, tokens * 1.0, batch.weight_BT))
+    part = experience.take(batch, np.array([3, 1]), "seq_mean_token_mean", 1, None)
+    np.testing.assert_allclose(part.teacher.weight_BT, part.weight_BT)
+    silent = batch._replace(teacher=batch.teacher._replace(weight_BT=batch.weight_BT * 0))
+    part = experience.take(silent, np.array([3, 1]), "seq_mean_token_mean", 1, None)
+    assert not np.any(part.teacher.weight_BT)
 
 
 TERMS = make_terms({
@@ -126,10 +196,10 @@ def scored_stub(small):
         "c": Opinions({"w": 1.0, "x": None}),
     }  # fmt: skip
     models = {name: Judge(opinion) for name, opinion in opinions.items()}
-    judges = experience.Judges(TERMS, None, models)
+    judges = scoring.Judges(TERMS, None, models)
 
     def call(step):
-        return judging, experience.score(judges, judging, step, small.mesh)
+        return judging, scoring.score(judges, judging, step, small.mesh)
 
     return call, opinions
 
@@ -158,7 +228,7 @@ def test_a_judge_that_fails_masks_the_sample(scored_stub):
 
 def test_samples_for_the_report(small, rollout, scored_stub):
     judging, scored = scored_stub[0](0)
-    rows = experience.shown(judging, scored, TERMS, shard_rows(small.mesh, rollout), 2)
+    rows = scoring.shown(judging, scored, TERMS, shard_rows(small.mesh, rollout), 2)
     assert [(r["prompt"], r["response"], r["example_id"]) for r in rows] == [
         ("p1", "w", 1), ("p2", "y", 2)
     ]  # fmt: skip

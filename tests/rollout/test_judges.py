@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from posttrain_jax import reward_model
+from posttrain_jax import conversations, process_reward, reward_model
 from posttrain_jax.api import Artifact
 from posttrain_jax.data.chat import load_template
 from posttrain_jax.data.tokenizer import load_tokenizer
+from posttrain_jax.models import heads
 from posttrain_jax.policy import Text, save_policy
 from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import judges
@@ -108,7 +109,7 @@ def test_a_response_can_not_forge_the_judges_turn(small, text, forged):
     """Markers go, and so do those that taking them out leaves behind."""
     (reply,) = source(small, text).chance([forged], WORDS)
     assert not reply.error and reply.value
-    clean = reward_model.without_markers(forged, text)
+    clean = conversations.without_markers(forged, text)
     assert not any(marker in clean for marker in text.tokenizer.markers)
 
 
@@ -172,6 +173,34 @@ def test_the_judges_of_a_recipe(small, text, artifacts):
     assert all(0 < verdict.score < 1 for verdict in chance)
     # random weights write no JSON: masked, not wrong
     assert {verdict.status for verdict in strict} == {"infra_error"}
+
+
+def test_a_process_model_is_a_judge_of_its_steps(small, text, artifacts, hidden_float64, tmp_path):
+    """The product of the chances at the ends of the steps, in float64; or another aggregate."""
+    params = reward_model.add_head(small.model, small.params, small.mesh, 1, heads.PROCESS)
+    made = process_reward.ProcessModel(small.model, params, 24, (".",))
+    process_reward.save(tmp_path, made)
+    inputs = {**artifacts, "steps": Artifact("prm", "process_reward", "2" * 64, tmp_path)}
+    terms = make_terms({
+        name: {"reward_model": "steps", "transform": how}
+        for name, how in (("a", "sigmoid"), ("b", "last"), ("c", "min"))
+    }).terms  # fmt: skip
+    found = judges.open_judges(terms, inputs, small.mesh, text)
+    example, said = {"prompt": "3 #1+5"}, " 3 #1 +5 gives 8. 8 #2 -2 gives 6. 6"
+    (steps,) = process_reward.encode(made, [(example, said)], text)
+    assert len(steps.ends) == 3
+    head = jax.tree.map(np.float64, params["head"])
+    hidden = hidden_float64(small.exact, small.model.config, steps.tokens)[list(steps.ends)]
+    logits = np.maximum(hidden @ head["hidden"], 0) @ head["weight"]
+    chance = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+    expected = {"a": chance.prod(), "b": chance[-1], "c": chance.min()}
+    for name, judge in found.items():
+        good, empty, hidden_by_prompt = judge.score(
+            [example, example, {"prompt": "3 " * 30}], [said, "", said]
+        )
+        assert good.score == pytest.approx(expected[name], abs=1e-5)
+        assert (empty.score, empty.status) == (0.0, "fail")
+        assert hidden_by_prompt.status == "infra_error"
 
 
 def test_a_reward_model_that_gives_no_number_is_broken(small, text, artifacts, monkeypatch):

@@ -1,6 +1,7 @@
 """The prompts of an RL stage: shares by group, groups that join later, the same after a resume."""
 
 import collections
+import itertools
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 from posttrain_jax.data.chat import load_template
 from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.policy import Text
-from posttrain_jax.rollout.prompts import PromptStream
+from posttrain_jax.rollout.prompts import NOTHING_DRAWN, Drawn, PromptStream
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +38,30 @@ def ids(prompts):
     return [example["id"] for example in prompts.examples]
 
 
+def rollouts(stream, count, drawn=NOTHING_DRAWN, first=0):
+    """The prompts of rollouts one after the other, two updates each; how far the stream is then."""
+    found = []
+    for number in range(first, first + count):
+        prompts, drawn = stream.draw(2 * number, drawn)
+        found.append(ids(prompts))
+    return found, drawn
+
+
 def test_shares_and_late_groups(make_stream):
     stream = make_stream({"a": {"share": 3.0}, "b": {"share": 1.0, "start_step": 4}})
     assert stream.counts(0) == {"a": 8}
     assert stream.counts(3) == {"a": 8}
     assert stream.counts(4) == {"a": 6, "b": 2}
-    drawn = [ids(stream.draw(r, 2 * r)) for r in range(6)]  # two updates a rollout
+    drawn, after = rollouts(stream, 6)
     found = [collections.Counter(i[0] for i in part) for part in drawn]
     assert found == [{"a": 8}] * 2 + [{"a": 6, "b": 2}] * 4
+    assert after == (6, {"a": 40, "b": 8})
 
 
 def test_every_prompt_of_a_group_comes_once_an_epoch(make_stream):
     """Also across rollouts, and where the number a rollout takes changes on the way."""
     stream = make_stream({"a": {"share": 3.0}, "b": {"share": 1.0, "start_step": 4}})
-    drawn = [i for r in range(7) for i in ids(stream.draw(r, 2 * r))]
+    drawn = list(itertools.chain(*rollouts(stream, 7)[0]))
     first = [i for i in drawn if i[0] == "a"]
     for epoch in range(4):
         assert sorted(first[10 * epoch : 10 * epoch + 10]) == sorted(f"a{i}" for i in range(10))
@@ -59,23 +70,25 @@ def test_every_prompt_of_a_group_comes_once_an_epoch(make_stream):
     assert sorted(late[:4]) == sorted(late[4:8]) == ["b0", "b1", "b2", "b3"]
 
 
-def test_a_rollout_is_a_function_of_its_number(make_stream):
+def test_a_draw_is_a_function_of_how_far_the_stream_is(make_stream):
     one, other = make_stream({"a": {}, "b": {}}), make_stream({"a": {}, "b": {}})
-    expected = [ids(one.draw(r, 2 * r)) for r in range(3)]
-    assert ids(other.draw(2, 4)) == expected[2]
-    assert ids(make_stream({"a": {}, "b": {}}, seed=1).draw(0, 0)) != expected[0]
+    expected, _ = rollouts(one, 3)
+    _, drawn = rollouts(one, 2)
+    kept = Drawn(*json.loads(json.dumps(drawn)))  # as a checkpoint has it
+    assert rollouts(other, 1, kept, first=2)[0] == expected[2:]
+    assert rollouts(make_stream({"a": {}, "b": {}}, seed=1), 1)[0] != expected[:1]
 
 
 def test_no_group_raises(make_stream):
     with pytest.raises(ValueError, match="prompts is empty"):
         make_stream({})
     with pytest.raises(ValueError, match=r"no group of prompts is active at step 0.*start_step"):
-        make_stream({"a": {"start_step": 1}}).draw(0, 0)
+        make_stream({"a": {"start_step": 1}}).draw(0)
 
 
 def test_prompts_that_are_too_long_are_counted(make_stream):
     shortest = make_stream({"b": {}}, prompt_length=40)
     assert shortest.skipped == 0
-    length = int(shortest.draw(0, 0).segments.sum(axis=1).min())
+    length = int(shortest.draw(0)[0].segments.sum(axis=1).min())
     with pytest.raises(ValueError, match=f"prompt_length={length - 1}"):
         make_stream({"b": {}}, prompt_length=length - 1)

@@ -5,9 +5,10 @@ import random
 import numpy as np
 import pytest
 
+from posttrain_jax.api import Rollout
 from posttrain_jax.data.tasks import safety
 from posttrain_jax.rollout.engine import Prompts
-from posttrain_jax.stages.evaluate import Graded, grade, summarise
+from posttrain_jax.stages.evaluate import Graded, grade, log_ratios, summarise
 
 EXAMPLES = [
     {"kind": "reasoning", "task": "arithmetic", "language": "en"},
@@ -102,7 +103,7 @@ def test_grades_of_a_batch(small, as_rollout):
     examples = [{"id": "p", "prompt": "P"}, {"id": "q", "prompt": "Q"}]
     nothing, pool = np.zeros((2, 1), np.int32), Pool()
     prompts = Prompts(examples, nothing, nothing, 0)
-    table, shown = grade(pool, rollout, prompts, 2, small.mesh, tokenizer)
+    table, shown = grade(pool, rollout, prompts, 2, small.mesh, tokenizer, np.arange(4) / 8)
     assert [example for _, example in pool.seen] == ["p", "p", "q", "q"]
     found = Graded(*np.moveaxis(table, 2, 0))
     texts = [text for text, _ in pool.seen]
@@ -112,7 +113,25 @@ def test_grades_of_a_batch(small, as_rollout):
     assert found.finished.tolist() == [[1, 0], [1, 1]]
     assert found.refused.tolist() == [[0, 0], [0, 1]]
     assert found.thought.tolist() == [[1, 1], [0, 1]]
+    assert found.kl.tolist() == [[0, 1 / 8], [2 / 8, 3 / 8]]
     assert found.answer[0, 0] == found.answer[0, 1] != found.answer[1, 0] != 0
     assert [(r["example_id"], r["response"]) for r in shown] == list(
         zip("ppqq", texts, strict=True)
     )
+
+
+def test_log_ratios_to_a_reference_by_its_float64_decoder(small, logp_float64):
+    """Responses of three and one tokens after prompts of two; what lies behind them counts not."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(1, 32, (2, 6)).astype(np.int32)
+    places = np.tile(np.arange(6, dtype=np.int32), (2, 1))
+    mask = (places >= 2) & (places < np.array([[5], [3]]))
+    ours = rng.normal(-2, 1, (2, 6)).astype(np.float32)
+    rollout = Rollout(tokens, places, np.ones_like(tokens), mask, ours, ours, np.ones(2, bool))
+    found = log_ratios(small.model, small.params, rollout, 2)
+    for row in range(2):
+        logp = logp_float64(small.exact, small.model.config, tokens[row])
+        reference = [logp[t - 1, tokens[row, t]] for t in range(6) if mask[row, t]]
+        assert float(found[row]) == pytest.approx(
+            ours[row][mask[row]].sum() - sum(reference), abs=1e-4
+        )

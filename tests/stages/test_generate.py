@@ -80,7 +80,7 @@ def write_parts(folder, rows):
 
 
 def resume(folder):
-    done = generate._resume(folder, PROMPTS, SAMPLES, BATCH)
+    done = generate.resume(folder, PROMPTS, SAMPLES, BATCH)
     assert [p.name for p in sorted(folder.glob("part-*"))] == ["part-0.jsonl"]
     lines = (folder / "part-0.jsonl").read_text("utf-8").splitlines()
     return done, [json.loads(line) for line in lines]
@@ -113,12 +113,12 @@ def test_a_kill_while_merging_loses_nothing(tmp_path):
     write_parts(tmp_path, ROWS)
     (tmp_path / "part-0.jsonl").rename(tmp_path / "data.jsonl")
     assert resume(tmp_path) == (3, ROWS)
-    assert generate._merge(tmp_path) == ROWS
+    assert generate.merge(tmp_path) == ROWS
 
 
 def test_parts_are_merged_in_the_order_of_prompts_and_samples(tmp_path):
     write_parts(tmp_path, ROWS[::-1])
-    assert generate._merge(tmp_path) == ROWS
+    assert generate.merge(tmp_path) == ROWS
     stored = (tmp_path / "data.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in stored] == ROWS
     assert not list(tmp_path.glob("part-*"))

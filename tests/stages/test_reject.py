@@ -47,6 +47,11 @@ def test_preferences_hold_within_each_prompt(prefer, per_prompt, expected):
     assert kept(rows, per_prompt=per_prompt, prefer=prefer)[0] == expected
 
 
+def test_a_score_can_be_preferred():
+    rows = [row("w", format=0.2), row("x", format=0.9), row("y", format=0.5), row("z", index=1)]
+    assert kept(rows, per_prompt=2, prefer="format")[0] == "xyz"
+
+
 def test_the_same_response_to_another_prompt_is_no_repeat():
     found, counts = kept([row("a"), row("a", index=1), row("a")])
     assert (found, counts["repeated"], counts["surplus"]) == ("aa", 1, 0)

@@ -1,10 +1,47 @@
-"""Advantages from rewards: arrays in, arrays out."""
+"""Rewards against the mean of their group, in units of its standard deviation: GRPO's.
+
+DeepSeekMath, arXiv 2402.03300, section 4.1.2. With `divide_by_std=False` Dr. GRPO's, arXiv
+2503.20783, and what open-instruct calls `centered`.
+"""
 
 from __future__ import annotations
 
 import jax.numpy as jnp
 
-from posttrain_jax.api import Array
+from posttrain_jax.advantages._returns import total_reward
+from posttrain_jax.advantages._told import Told
+from posttrain_jax.api import Array, Metrics
+
+MIN_GROUP = 2
+
+
+def advantage(
+    told: Told, *, divide_by_std: bool = True, ddof: int = 0, eps: float = 1e-8
+) -> tuple[Array, None, Metrics]:
+    """One advantage for all tokens of a response; the options are those of `group_normalised`.
+
+    A KL in the reward counts with its sum over the response.
+    """
+    advantage_B, equal_G = group_normalised(
+        total_reward(told),
+        told.group_size,
+        mask_B=told.valid_B,
+        divide_by_std=divide_by_std,
+        ddof=ddof,
+        eps=eps,
+    )
+    return spread(advantage_B, told), None, counted(told, equal_G)
+
+
+def spread(advantage_B: Array, told: Told) -> Array:
+    """Each response's advantage at each of its tokens -> [B, T]."""
+    return jnp.where(told.mask_BT & told.valid_B[:, None], advantage_B[:, None], 0.0)
+
+
+def counted(told: Told, equal_G: Array) -> Metrics:
+    """Shares of the groups that give no gradient, and of those because one row at most is valid."""
+    valid_G = jnp.sum(told.valid_B.reshape(-1, told.group_size), axis=1)
+    return {"all_equal_groups": jnp.mean(equal_G), "groups_of_one": jnp.mean(valid_G < 2)}
 
 
 def group_normalised(

@@ -1,0 +1,131 @@
+"""Responses with grades: what reward models learn from, in groups of one prompt.
+
+An example gives its responses in one of three forms:
+  chosen, rejected, and edited where somebody improved the chosen one: grades 1, 0 and 2
+    (Llama 3, arXiv 2407.21783, section 4.1.2: edited > chosen > rejected);
+  responses, a list of texts, and labels, a grade each (or ratings, as below);
+  response, one a row as a `generate` artifact has them, and its grade in a field that a setting
+    names (`label`, `scores.accuracy`); the rows of one prompt are a group.
+Where several objectives are rated, a response has `ratings`, {objective: number}; what is not
+rated is left out of the loss. The rows of a `generate` artifact that its verifier failed on
+(`masked`) are left out and counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Example = Mapping[str, Any]
+RANKED = ("rejected", "chosen", "edited")
+
+
+class Graded(NamedTuple):
+    """The responses to one prompt.
+
+    Attributes:
+      grades: of each response a number an objective; one number where none are named. Higher is
+        better, NaN is not rated.
+      margin: how far apart a better and a worse response should score at least.
+    """
+
+    example: Example
+    responses: tuple[str, ...]
+    grades: tuple[tuple[float, ...], ...]
+    margin: float = 0.0
+
+    def apart(self) -> list[Graded]:
+        """Every response as a group of its own."""
+        pairs = zip(self.responses, self.grades, strict=True)
+        return [self._replace(responses=(r,), grades=(g,)) for r, g in pairs]
+
+
+def read_graded(
+    examples: Iterable[Example],
+    *,
+    label: str = "label",
+    objectives: Sequence[str] = (),
+    margin: float = 0.0,
+    margin_field: str = "",
+) -> tuple[list[Graded], Counter[str]]:
+    """All examples as groups, in the order of their first rows, and what was left out.
+
+    Args:
+      label: the field of a row that holds its grade; dots lead into it.
+      objectives: read `ratings` of these names instead.
+      margin, margin_field: each group's margin is the first, plus the number in that field.
+
+    Raises:
+      ValueError: an example without responses or grades, or whose grade or margin is no number.
+    """
+    groups: dict[Any, Graded] = {}
+    counts = Counter(dropped_masked=0)
+    for example in examples:
+        if example.get("masked"):
+            counts["dropped_masked"] += 1
+            continue
+        responses, grades = _graded(example, label, objectives)
+        room = margin + (_number(example, margin_field) if margin_field else 0.0)
+        key = len(groups) if len(responses) > 1 else _prompt_of(example)
+        if key in groups:
+            before = groups[key]
+            groups[key] = before._replace(
+                responses=before.responses + responses, grades=before.grades + grades
+            )
+        else:
+            groups[key] = Graded(example, responses, grades, room)
+    return list(groups.values()), counts
+
+
+def _prompt_of(example: Example) -> tuple:
+    """What the rows of one prompt have in common."""
+    return example.get("source", ""), example.get("index", -1), example["prompt"]
+
+
+def _graded(example: Example, label: str, objectives: Sequence[str]):
+    if "responses" in example:
+        texts, name = example["responses"], "ratings" if objectives else "labels"
+        said = example.get(name)
+        if not isinstance(said, list) or len(said) != len(texts):
+            raise ValueError(
+                f"example {example.get('id')!r}: {len(texts)} responses need as many {name}, "
+                f"got {said!r}"
+            )
+        rows = [{**example, "label": value, "ratings": value} for value in said]
+        return tuple(texts), tuple(_grades(row, "label", objectives) for row in rows)
+    if "response" in example:
+        return (example["response"],), (_grades(example, label, objectives),)
+    if objectives or "chosen" not in example or "rejected" not in example:
+        wanted = "ratings" if objectives else "label"
+        raise ValueError(
+            f"example {example.get('id')!r} has no chosen and rejected response; it may also have "
+            f"response with {wanted}, or responses with {wanted}{'' if objectives else 's'}"
+        )
+    found = [(example[name], (float(i),)) for i, name in enumerate(RANKED) if name in example]
+    texts, grades = zip(*reversed(found), strict=True)  # the better ones first
+    return texts, grades
+
+
+def _grades(row: Example, label: str, objectives: Sequence[str]) -> tuple[float, ...]:
+    if not objectives:
+        return (_number(row, label),)
+    ratings = row.get("ratings")
+    if not isinstance(ratings, Mapping) or not set(objectives) & set(ratings):
+        raise ValueError(
+            f"example {row.get('id')!r} has ratings {ratings!r}: expected some of {objectives}"
+        )
+    return tuple(
+        _number({"id": row.get("id"), **ratings}, name) if name in ratings else math.nan
+        for name in objectives
+    )
+
+
+def _number(row: Example, field: str) -> float:
+    value: Any = row
+    for part in field.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if not isinstance(value, bool | int | float) or not math.isfinite(value):
+        raise ValueError(f"example {row.get('id')!r}: {field} is {value!r}, expected a number")
+    return float(value)

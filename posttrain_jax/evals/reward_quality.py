@@ -1,8 +1,9 @@
 """How good a reward model's scores of graded responses are: accuracy by domain, calibration; no
 jax.
 
-A domain is an example's `domain`, else its `task`, else its `kind`. The pairs of a group are not independent, so
-accuracies are means over groups of the mean over a group's pairs; the calibration takes all pairs.
+A domain is an example's `domain`, else its `task`, else its `kind`. The pairs of a group are not
+independent, so accuracies are means over groups of the mean over a group's pairs; the calibration
+takes all pairs.
 """
 
 from __future__ import annotations

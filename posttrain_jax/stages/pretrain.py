@@ -100,7 +100,10 @@ def train(config: Any, workdir: Path, mesh: Mesh, model: Model, tokenizer: Token
     checkpoints = Checkpoints(workdir, config.save_every)
     optimizer = optimizers.make_optimizer(**config.optimizer)
     update = train_state.make_update(
-        model, optimizer, cross_entropy.loss, microbatches=config.microbatches,
+        model,
+        optimizer,
+        cross_entropy.loss,
+        microbatches=config.microbatches,
         view=train_state.linear_out,
     )
     state = train_state.init_state(train_state.init_params(model, mesh, config.seed), optimizer)

@@ -234,8 +234,8 @@ def tiny() -> dict:
         "on_policy", "student_rl", "export",
     ):  # fmt: skip
         order.append(name)
+        inputs = {"inputs": {"policy": name}}
         if name in policies:
-            inputs = {"inputs": {"policy": name}}
             teaching = name in tuple(policies)[:5]
             data = heldout | ({"general": general} if teaching else {})
             stages[f"eval_{name}"] = evaluation | inputs | {"data": data}

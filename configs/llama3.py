@@ -12,8 +12,7 @@ Sources: arXiv 2407.21783 ("L3"); for what it leaves out of reward modelling Lla
 A round: the reward model, from the pretrained weights, on all preferences so far; K samples a
 prompt of the policy before, of which the reward model's best stays; SFT on those, again from the
 pretrained weights; DPO on the latest preferences, with the round's SFT as the reference; the mean
-of the round's DPO runs (L3, section 4.1). The best sample of a prompt is the chosen side of a pair
-with the worst, so prompts whose samples are all alike give none.
+of the round's DPO runs (L3, section 4.1).
 
 Left out: L3's filters on data and its experts; two models' responses in one pair of preferences;
 tools in the tiny preset, whose tasks have none. L3 has no RL: tool use is SFT and DPO on single
@@ -112,10 +111,10 @@ def one_round(number: int, parts: dict, preferences: dict, inputs: dict) -> dict
             "seed": number,  # other prompts in every round, and other samples
         },
         f"best_{number}": {
-            "kind": "pairs",
+            "kind": "reject",
             "inputs": {"samples": f"samples_{number}"},
-            "score": "score",
-            "method": "best_worst",
+            "per_prompt": 1,
+            "prefer": "score",  # the reward model's favourite: L3, section 4.2.2
         },
         f"sft_{number}": parts["sft"]
         | {
@@ -125,7 +124,13 @@ def one_round(number: int, parts: dict, preferences: dict, inputs: dict) -> dict
         },
     }
     if parts.get("ranked_pairs"):
-        compared, used = {"best": {"input": "best"}}, {"best": f"best_{number}"}
+        stages[f"ranked_{number}"] = {
+            "kind": "pairs",
+            "inputs": {"samples": f"samples_{number}"},
+            "score": "score",
+            "method": "best_worst",
+        }
+        compared, used = {"ranked": {"input": "ranked"}}, {"ranked": f"ranked_{number}"}
     rows = parts["pairs"] | {"data": compared | parts["pairs"]["data"]}
     stages |= prefer(f"{number}", f"sft_{number}", rows, used, parts["dpo"])
     stages[f"dpo_{other}"] = stages[f"dpo_{number}"] | parts["other_dpo"]
@@ -179,7 +184,7 @@ def tiny() -> dict:
             "row_length": 112,
             "shared_prompt": True,  # all responses in one row: L3, section 4.1.2
             "pairs_per_step": 32,
-            "steps": 40,
+            "steps": 120,
             "lr": 1e-3,
             "lr_schedule": "cosine",  # L2
             "lr_end_ratio": 0.1,  # L2
@@ -215,7 +220,7 @@ def tiny() -> dict:
         stages[f"annotated_{number}"] = window | {
             "kind": "generate",
             "inputs": {"policy": f"policy_{number - 1}"},
-            "data": {"reasoning": {"tasks": REASONING, "count": 256}},
+            "data": {"reasoning": {"tasks": REASONING, "count": 768}},
             "seed": 100 + number,  # new prompts in every round
             "samples": 4,
             "batch_size": 64,
@@ -229,6 +234,7 @@ def tiny() -> dict:
             "inputs": {"samples": f"annotated_{number}"},
             "score": ("accuracy", "format"),
             "method": "best_lower",
+            "per_prompt": 2,
         }
         preferences[f"round_{number}"] = {"input": f"round_{number}"}
         inputs[f"round_{number}"] = f"preferences_{number}"

@@ -37,6 +37,12 @@ GENERAL = {"chat": 1.0, "safety": 1.0}
 FLAG = "/no_think"
 AT_ONCE = {"system": FLAG, "kind": "at_once"}
 """Added to the rows of prompts that want no thinking: the flag, and a kind for their rewards."""
+BOTH_MODES = {
+    "kind": "reject",
+    "inputs": {"samples": "teacher_thinking", "at_once": "teacher_at_once"},
+    "mix": {"at_once": {"input": "at_once", "add": AT_ONCE}},
+}
+"""The teacher's responses with thinking and without, what ended of them."""
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -122,7 +128,7 @@ def tiny() -> dict:
             # Few queries, used off-policy: Q3, section 4.2, has 3,995.
             "prompts": {"reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 512}}}},
             "rewards": rules,
-            "entropy_control": {"target": 0.05, "step": 0.002},
+            "entropy_control": {"target": 0.05, "step": 0.01},
             "inner_epochs": 2,
             "steps": 96,
         },
@@ -135,10 +141,10 @@ def tiny() -> dict:
                 "at_once": {
                     "tasks": REASONING, "count": 600, "options": {"style": "none"}, "add": AT_ONCE,
                 },
-                "general": {"tasks": GENERAL, "count": 600},
+                "general": {"tasks": GENERAL, "count": 1800},
             },
-            "steps": 100,
-            "lr": 5e-4,
+            "steps": 180,
+            "lr": 1e-3,
         },
         "general_rl": reinforce
         | {
@@ -163,14 +169,8 @@ def tiny() -> dict:
         "off_policy": finetune
         | {
             "kind": "distill",
-            "inputs": {
-                "policy": "student_base", "thinking": "teacher_thinking",
-                "at_once": "teacher_at_once",
-            },
-            "data": {
-                "thinking": {"input": "thinking"},
-                "at_once": {"input": "at_once", "add": AT_ONCE},
-            },
+            "inputs": {"policy": "student_base", "teacher_data": "teacher_data"},
+            "data": {"teacher": {"input": "teacher_data"}},
             "steps": 60,
             "lr": 5e-4,
         },
@@ -222,6 +222,7 @@ def tiny() -> dict:
         },
         "teacher_thinking": teacher,
         "teacher_at_once": teacher | {"system": FLAG},
+        "teacher_data": BOTH_MODES,
         "export": {"kind": "export", "inputs": {"policy": "on_policy"}},
     }
     evaluation = window | {"kind": "evaluate", "samples": 4}
@@ -230,8 +231,8 @@ def tiny() -> dict:
     stages, order = policies | data, []
     for name in (
         "base", "cold_start", "reasoning_rl", "samples", "rejection", "fusion", "reward_model",
-        "general_rl", "teacher_thinking", "teacher_at_once", "student_base", "off_policy",
-        "on_policy", "student_rl", "export",
+        "general_rl", "teacher_thinking", "teacher_at_once", "teacher_data", "student_base",
+        "off_policy", "on_policy", "student_rl", "export",
     ):  # fmt: skip
         order.append(name)
         inputs = {"inputs": {"policy": name}}
@@ -429,19 +430,16 @@ def strong_to_weak(size: str) -> dict:
     stages = {
         # 32B or 235B-A22B: Q3, section 4.5.
         "teacher": {"kind": "pretrained", "model": FLAGSHIPS["32b"], "source": "data/Qwen3-32B"},
-        "thinking": responses | {"temperature": 0.6, "top_p": 0.95},
-        "at_once": responses | WITHOUT_THINKING | {"temperature": 0.7, "top_p": 0.8},
+        "teacher_thinking": responses | {"temperature": 0.6, "top_p": 0.95},
+        "teacher_at_once": responses | WITHOUT_THINKING | {"temperature": 0.7, "top_p": 0.8},
+        "teacher_data": BOTH_MODES | {"retokenize": True},
         "student": {"kind": "pretrained", "model": STUDENTS[size], "source": folder},
         # 1: the teacher's responses of both modes.
         "off_policy": FINETUNE
         | {
             "kind": "distill",
-            "inputs": {"policy": "student", "thinking": "thinking", "at_once": "at_once"},
-            "data": {
-                "thinking": {"input": "thinking"},
-                "at_once": {"input": "at_once", "add": AT_ONCE},
-            },
-            "retokenize": True,
+            "inputs": {"policy": "student", "teacher_data": "teacher_data"},
+            "data": {"teacher": {"input": "teacher_data"}},
         },
         # 2: the student samples, in either mode, and moves towards the teacher's logits.
         "on_policy": LONG

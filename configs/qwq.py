@@ -70,11 +70,11 @@ def tiny() -> dict:
             "inputs": {"policy": "base"},
             "data": {
                 "reasoning": {"tasks": REASONING, "count": 300},
-                "general": {"tasks": GENERAL, "count": 100},
+                "general": {"tasks": GENERAL, "count": 900},
             },
             "length": 64,
             "batch_size": 32,
-            "steps": 20,
+            "steps": 80,
             "lr": 5e-4,
         },
         # The answer's check alone: no reward model, nothing for format or language (blog).

@@ -93,16 +93,16 @@ def tiny() -> dict:
             "kind": "sft",
             "inputs": {"policy": "base"},
             "data": {
-                "reasoning": {"tasks": REASONING, "count": 200},
-                "general": {"tasks": GENERAL, "count": 1000},
+                "reasoning": {"tasks": REASONING, "count": 150},
+                "general": {"tasks": GENERAL, "count": 450},
             },
             "length": 64,
             "batch_size": 32,
-            "steps": 100,
+            "steps": 60,
             "lr": 3e-4,
             "lr_schedule": "linear",  # T3, table 11
             "lr_end_ratio": 0.0,
-            "warmup": 3,  # 3 %: T3, table 11
+            "warmup": 2,  # 3 %: T3, table 11
             "aggregation": "seq_sum",  # a sum over tokens: T3, section 4.3.2
         },
         "dpo": {

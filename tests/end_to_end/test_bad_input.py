@@ -12,7 +12,7 @@ ORDER = ["questions", "base", "samples", "rejection", "sft", "reward_model", "rl
 @pytest.mark.parametrize(
     ("words", "messages"),
     [
-        (["no_such.py"], ["no recipe 'no_such.py'", "There are: r1.py"]),
+        (["no_such.py"], ["no recipe 'no_such.py'", "There are: algorithms.py, "]),
         (["{mini}", "--config.stages.sft.lrr=1"], ["Did you mean 'stages.sft.lr'?"]),
         (["{mini}", "--config.stages.sft.lr=fast"], ["'fast'", "expected float"]),
         (["{mini}", "--config.mesh.tensr=2"], ["Did you mean 'mesh.tensor'?"]),

@@ -81,9 +81,9 @@ def trained(spec: str, stage: Mapping[str, Any]) -> int | None:
     settings = stage.get("lora") or {}
     if not settings.get("rank") or spec.partition(":")[0] not in model_families():
         return None
-    from posttrain_jax.models.families import adapter_count, find_config
+    from posttrain_jax.models import find_config, lora, make_model
 
-    return adapter_count(find_config(spec), settings)
+    return lora.adapter_count(make_model(find_config(spec)), lora.LoraConfig(**settings))
 
 
 def model_of(config: Mapping[str, Any], name: str) -> str:

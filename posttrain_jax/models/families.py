@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 
 from posttrain_jax import registry
-from posttrain_jax.models import lora
 from posttrain_jax.models.config import ModelConfig
 from posttrain_jax.models.transformer import make_model
 
@@ -33,14 +29,6 @@ def parameter_count(config: ModelConfig) -> int:
     """The number of parameters, from abstract shapes alone."""
     shapes = jax.eval_shape(make_model(config).init, jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-
-
-def adapter_count(config: ModelConfig, settings: Mapping[str, Any]) -> int:
-    """The number of parameters that adapters of these settings (`LoraConfig`) have."""
-    model = lora.wrap(make_model(config), lora.LoraConfig(**settings))
-    shapes = jax.tree.leaves_with_path(jax.eval_shape(model.init, jax.random.key(0)))
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
-    return sum(math.prod(leaf.shape) for path, leaf in shapes if lora.is_adapter(name(path)))
 
 
 def active_count(config: ModelConfig) -> int:

@@ -93,7 +93,7 @@ def is_adapter(path: str) -> bool:
     return path.endswith((A, B, NORM))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def wrap(model: Model, lora: LoraConfig) -> Model:
     """The model with adapters, of which an update trains only them; equal arguments, equal result.
 
@@ -110,6 +110,14 @@ def wrap(model: Model, lora: LoraConfig) -> Model:
         trained=is_adapter,
         lora=lora,
     )
+
+
+def adapter_count(model: Model, lora: LoraConfig) -> int:
+    """The number of parameters that a model's adapters have, from abstract shapes alone."""
+    shapes = jax.eval_shape(wrap(model, lora).init, jax.random.key(0))
+    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+    leaves = jax.tree.leaves_with_path(shapes)
+    return sum(math.prod(leaf.shape) for path, leaf in leaves if is_adapter(name(path)))
 
 
 def same(plain: Model, one: Mapping[str, Any], other: LoraConfig) -> bool:

@@ -289,7 +289,7 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
     )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def make_model(config: ModelConfig) -> Model:
     """The decoder of these sizes; the same config gives the same (hashable) Model.
 

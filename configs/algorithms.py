@@ -13,11 +13,11 @@ what the losses do here, no ranking.
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, TEXT, WINDOW, evaluated
 
 PRESETS = ("tiny",)
 
 TASKS = {"arithmetic": 1.0}
-WINDOW = {"prompt_length": 16, "max_new": 40}
 VERIFIERS = {"accuracy": {"verifier": "task_answer"}, "format": {"verifier": "format"}}
 
 POLICY_GRADIENT = {
@@ -96,24 +96,6 @@ REFERENCE_FREE = ("simpo", "cpo", "orpo")
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe; there is one preset."""
     name = preset(arg, default="tiny", choices=PRESETS)
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
     reinforce = {
         "kind": "rl",
         **WINDOW,
@@ -145,7 +127,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "length": 64,
     }
     stages = {
-        "base": base,
+        "base": BASE,
         "samples": {
             "kind": "generate",
             **WINDOW,
@@ -166,7 +148,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "reference": kept,
         "reference_singles": kept | {"singles": True},
     }
-    order = ["base", "eval_base", "samples", "pairs", "reference", "reference_singles"]
     policies = {name: reinforce | own for name, own in POLICY_GRADIENT.items()}
     for algorithm, own in PREFERENCE.items():
         inputs = prefer["inputs"]
@@ -183,22 +164,16 @@ def get_config(arg: str = "") -> ConfigDict:
         "data": {"reasoning": {"tasks": TASKS, "split": "heldout", "count": 256}},
         "samples": 4,
     }
-    stages["eval_base"] = evaluation | {"inputs": {"policy": "base"}}
-    for algorithm, policy in policies.items():
-        stages[algorithm] = policy
-        stages[f"eval_{algorithm}"] = evaluation | {
-            "inputs": {"policy": algorithm, "reference": "base"}
-        }
-        order += [algorithm, f"eval_{algorithm}"]
+    first = evaluated(stages, ("base",), evaluation)
+    then = evaluated(policies, policies, evaluation | {"inputs": {"reference": "base"}})
     return ConfigDict(
-        {
+        TEXT
+        | {
             "recipe": "algorithms",
             "preset": name,
             "seed": 0,
-            "tokenizer": "tiny",
-            "chat_template": "tiny",
-            "stages": stages,
-            "order": tuple(order),
+            "stages": first["stages"] | then["stages"],
+            "order": first["order"] + then["order"],
             "sources": "the papers named beside each algorithm",
         }
     )

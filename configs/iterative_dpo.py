@@ -17,11 +17,9 @@ policy as the reference: --config.stages.reference_2.inputs.policy=policy_0, and
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, EVALUATION, GENERAL, REASONING, TEXT, WINDOW, evaluated
 
 PRESETS = ("tiny", "tiny_online_rlhf", "irpo", "online_rlhf")
-
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
-GENERAL = {"chat": 1.0, "safety": 1.0}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -74,40 +72,13 @@ def one_round(
 
 def assemble(text: dict, stages: dict, evaluation: dict, policies: tuple) -> dict:
     """The stages in their order, an evaluation after each policy, the last round's export."""
-    found: dict[str, dict] = {}
-    for name, stage in stages.items():
-        found[name] = stage
-        if name in policies or name.startswith("policy_"):
-            found[f"eval_{name}"] = evaluation | {"inputs": {"policy": name}}
-    last = max(name for name in stages if name.startswith("policy_"))
-    found["export"] = {"kind": "export", "inputs": {"policy": last}}
-    return text | {"stages": found, "order": tuple(found)}
-
-
-TEXT = {"tokenizer": "tiny", "chat_template": "tiny"}
-WINDOW = {"prompt_length": 16, "max_new": 40}
+    rounds = [name for name in stages if name.startswith("policy_")]
+    export = {"kind": "export", "inputs": {"policy": max(rounds)}}
+    return text | evaluated(stages | {"export": export}, (*policies, *rounds), evaluation)
 
 
 def tiny_start(reasoning: int, general: int, steps: int) -> dict:
     """A base, and policy_0 after so little SFT that much is left to learn; numbers are ours."""
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
     first = {
         "kind": "sft",
         "inputs": {"policy": "base"},
@@ -120,20 +91,7 @@ def tiny_start(reasoning: int, general: int, steps: int) -> dict:
         "steps": steps,
         "lr": 2e-4,
     }
-    return {"base": base, "policy_0": first}
-
-
-def tiny_evaluation() -> dict:
-    """The held-out problems of the other recipes' tiny presets."""
-    return WINDOW | {
-        "kind": "evaluate",
-        "data": {
-            "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
-            "general": {"tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128},
-        },
-        "samples": 4,
-        "temperature": 1.0,
-    }
+    return {"base": BASE, "policy_0": first}
 
 
 def tiny() -> dict:
@@ -163,7 +121,7 @@ def tiny() -> dict:
                 "data": {"chosen": {"input": "pairs"}},
                 "steps": 40,
             }
-    return assemble(TEXT, stages, tiny_evaluation(), ("base", "plain_dpo", "chosen_sft"))
+    return assemble(TEXT, stages, EVALUATION, ("base", "plain_dpo", "chosen_sft"))
 
 
 def tiny_online_rlhf() -> dict:
@@ -211,7 +169,7 @@ def tiny_online_rlhf() -> dict:
         stages |= one_round(
             number, samples | {"verifiers": ranked}, {"score": "score"}, 64, train, "reward_model"
         )
-    return assemble(TEXT, stages, tiny_evaluation(), ("base",))
+    return assemble(TEXT, stages, EVALUATION, ("base",))
 
 
 ADAM = {"b1": 0.9, "b2": 0.999, "weight_decay": 0.0}  # ours: not published

@@ -22,11 +22,11 @@ messages (section 4.3.5), safety SFT and DPO (section 5.4.3), both as stages of 
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, EVALUATION, REASONING, TEXT, WINDOW, evaluated
 
 PRESETS = ("tiny", "8b", "8b_ranked", "70b", "405b")
 
 ROUNDS = 6  # L3, section 4.1
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -146,34 +146,6 @@ def tiny() -> dict:
 
     Verifiers are the annotators of reasoning; chat and safety have ready pairs.
     """
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
-    window = {"prompt_length": 16, "max_new": 40}
-    evaluation = window | {
-        "kind": "evaluate",
-        "data": {
-            "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
-            "general": {"tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128},
-        },
-        "samples": 4,
-        "temperature": 1.0,
-    }
     finetune = {"length": 64, "batch_size": 32}
     helpful = {"helpful": {"tasks": {"chat": 1.0}, "count": 96}}
     parts = {
@@ -190,7 +162,7 @@ def tiny() -> dict:
             "lr_end_ratio": 0.1,  # L2
             "warmup": 5,  # L2
         },
-        "samples": window
+        "samples": WINDOW
         | {
             "data": {
                 "reasoning": {"tasks": REASONING, "count": 256},
@@ -205,7 +177,7 @@ def tiny() -> dict:
         "other_dpo": {"lr": 2.5e-5},  # "various ... hyperparameters": L3, section 4.1.5
     }
     stages = {
-        "base": base,
+        "base": BASE,
         "policy_0": finetune
         | {
             "kind": "sft",
@@ -217,7 +189,7 @@ def tiny() -> dict:
     }
     preferences, inputs = {}, {}
     for number in range(1, ROUNDS + 1):
-        stages[f"annotated_{number}"] = window | {
+        stages[f"annotated_{number}"] = WINDOW | {
             "kind": "generate",
             "inputs": {"policy": f"policy_{number - 1}"},
             "data": {"reasoning": {"tasks": REASONING, "count": 768}},
@@ -249,22 +221,17 @@ def tiny() -> dict:
     }
     rows = {"data": safety, "length": 64}
     stages |= prefer("safety", "safety_sft", rows, {}, parts["dpo"])
-    text = {"tokenizer": "tiny", "chat_template": "tiny"}
-    return assemble(text, stages, evaluation, ("base", "sft_", "dpo_", "policy_", "safety_sft"))
+    return assemble(TEXT, stages, EVALUATION, ("base", "sft_", "dpo_", "policy_", "safety_sft"))
 
 
-def assemble(text: dict, stages: dict, evaluation: dict, evaluated: tuple) -> dict:
+def assemble(text: dict, stages: dict, evaluation: dict, begin: tuple) -> dict:
     """The stages in their order, evaluations of those whose names begin so, the last one's export.
 
     The last stage is a policy.
     """
-    found: dict[str, dict] = {}
-    for name, stage in stages.items():
-        found[name] = stage
-        if name.startswith(evaluated):
-            found[f"eval_{name}"] = evaluation | {"inputs": {"policy": name}}
-    found["export"] = {"kind": "export", "inputs": {"policy": list(stages)[-1]}}
-    return text | {"stages": found, "order": tuple(found)}
+    export = {"kind": "export", "inputs": {"policy": list(stages)[-1]}}
+    policies = [name for name in stages if name.startswith(begin)]
+    return text | evaluated(stages | {"export": export}, policies, evaluation)
 
 
 ADAM = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip_norm": 1.0}  # ours: not published

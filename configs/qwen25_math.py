@@ -20,6 +20,16 @@ tool said in its `messages`, out of the loss.
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import (
+    BASE,
+    EVALUATION,
+    GENERAL,
+    HELDOUT,
+    REASONING,
+    TEXT,
+    WINDOW,
+    evaluated,
+)
 
 SIZES = {  # model, learning rates of SFT (QM, section 3.1) and of RL (section 3)
     "1.5b": ("qwen2:2.5-math-1.5b", "Qwen2.5-Math-1.5B", 2e-5, 1e-5),  # RL's of 1.5B: ours
@@ -28,10 +38,7 @@ SIZES = {  # model, learning rates of SFT (QM, section 3.1) and of RL (section 3
 }
 PRESETS = ("tiny", "dpo_ppo", *SIZES)
 
-MATH = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
-GENERAL = {"chat": 1.0, "safety": 1.0}
 STOPS = (".", "。")
-WINDOW = {"prompt_length": 16, "max_new": 40}
 SCORERS = {
     "outcome": {"reward_model": "outcome"},
     "process": {"reward_model": "process", "transform": "product"},  # PRM, section 2
@@ -55,31 +62,12 @@ def get_config(arg: str = "") -> ConfigDict:
 def first_stages() -> dict:
     """What both tiny presets begin with: a base, a first SFT, its samples, their reward model."""
     return {
-        "base": {
-            "kind": "pretrain",
-            "model": "tiny:base",
-            "curriculum": {
-                "1_lessons": {
-                    "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                    "until": ("lookup", "step", "carry"),
-                },
-                "2_web": {
-                    "mix": {
-                        "table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25,
-                    },
-                    "steps": 150,
-                },
-            },
-            "batch_size": 16,
-            "max_steps": 800,
-            "lr": 3e-3,
-            "optimizer": {"name": "muon"},
-        },
+        "base": BASE,
         # Few steps: the reward models need wrong solutions to learn from, and to choose between.
         "first_sft": {
             "kind": "sft",
             "inputs": {"policy": "base"},
-            "data": {"math": {"tasks": MATH, "count": 300}},
+            "data": {"math": {"tasks": REASONING, "count": 300}},
             "length": 64,
             "batch_size": 32,
             "steps": 12,
@@ -89,7 +77,7 @@ def first_stages() -> dict:
             "kind": "generate",
             **WINDOW,
             "inputs": {"policy": "first_sft"},
-            "data": {"math": {"tasks": MATH, "count": 768}},
+            "data": {"math": {"tasks": REASONING, "count": 768}},
             "samples": 6,  # QM, section 3.2
             "batch_size": 64,
             "verifiers": {"accuracy": {"verifier": "task_answer"}},
@@ -127,7 +115,7 @@ def tiny() -> dict:
             "kind": "rl",
             **WINDOW,
             "inputs": {"policy": "sft", "outcome": "reward_model"},
-            "prompts": {"math": {"data": {"tasks": {"tasks": MATH, "count": 2048}}}},
+            "prompts": {"math": {"data": {"tasks": {"tasks": REASONING, "count": 2048}}}},
             "rewards": shaped("task_answer"),
             "group_size": 8,  # QM: 32
             "batch_size": 128,
@@ -172,7 +160,7 @@ def tiny() -> dict:
         },
         "heldout": data["samples"]
         | {
-            "data": {"math": {"tasks": MATH, "split": "heldout", "count": 256}},
+            "data": {"math": {"tasks": REASONING, "split": "heldout", "count": 256}},
             "samples": 8,  # PRM, section 2: best of 8
         },
         "heldout_labels": labels
@@ -208,7 +196,9 @@ def tiny() -> dict:
         "base", "first_sft", "samples", "reward_model", "ranked", "rejection", "sft", "grpo",
         "step_labels", "heldout", "heldout_labels", "process_reward", "rerank", "export",
     )  # fmt: skip
-    return evaluated(policies, data, order, {"math": (MATH, 384)})
+    stages = {name: (policies | data)[name] for name in order}
+    evaluation = EVALUATION | {"data": {"math": HELDOUT["reasoning"]}}
+    return TEXT | evaluated(stages, policies, evaluation)
 
 
 def dpo_ppo() -> dict:
@@ -235,7 +225,7 @@ def dpo_ppo() -> dict:
             **WINDOW,
             "inputs": {"policy": "dpo", "value": "reward_model", "preference": "preference_model"},
             "prompts": {
-                "math": {"data": {"tasks": {"tasks": MATH, "count": 2048}}, "share": 3.0},
+                "math": {"data": {"tasks": {"tasks": REASONING, "count": 2048}}, "share": 3.0},
                 "general": {"data": {"tasks": {"tasks": GENERAL, "count": 512}}, "share": 1.0},
             },
             "rewards": {
@@ -283,33 +273,8 @@ def dpo_ppo() -> dict:
         "base", "first_sft", "samples", "reward_model", "pairs", "reference", "dpo",
         "preference_model", "ppo", "export",
     )  # fmt: skip
-    general = {"chat": 1.0, "safety": 3.0}
-    return evaluated(policies, data, order, {"math": (MATH, 384), "general": (general, 128)})
-
-
-def evaluated(policies: dict, data: dict, order: tuple, tasks: dict) -> dict:
-    """The stages in this order, an evaluation behind each policy's."""
-    stages, named = policies | data, []
-    for name in order:
-        named.append(name)
-        if name in policies:
-            stages[f"eval_{name}"] = {
-                "kind": "evaluate",
-                **WINDOW,
-                "inputs": {"policy": name},
-                "data": {
-                    source: {"tasks": weights, "split": "heldout", "count": count}
-                    for source, (weights, count) in tasks.items()
-                },
-                "samples": 4,
-            }
-            named.append(f"eval_{name}")
-    return {
-        "tokenizer": "tiny",
-        "chat_template": "tiny",
-        "stages": stages,
-        "order": tuple(named),
-    }
+    stages = {name: (policies | data)[name] for name in order}
+    return TEXT | evaluated(stages, policies, EVALUATION)
 
 
 def shaped(verifier: str) -> dict:

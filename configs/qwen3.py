@@ -19,6 +19,7 @@ thinking budgets (section 4.3), which nothing trains, as it can't be stopped ins
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, GENERAL, HELDOUT, REASONING, TEXT
 
 FLAGSHIPS = {"235b": "qwen3_moe:235b", "32b": "qwen3:32b"}
 WEIGHTS = {"235b": "Qwen3-235B-A22B", "32b": "Qwen3-32B", "30b": "Qwen3-30B-A3B"}
@@ -32,8 +33,6 @@ STUDENTS = {  # Q3, section 4.5
 }
 PRESETS = ("tiny", *FLAGSHIPS, *STUDENTS)
 
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
-GENERAL = {"chat": 1.0, "safety": 1.0}
 FLAG = "/no_think"
 AT_ONCE = {"system": FLAG, "kind": "at_once"}
 """Added to the rows of prompts that want no thinking: the flag, and a kind for their rewards."""
@@ -64,24 +63,6 @@ def get_config(arg: str = "") -> ConfigDict:
 def tiny() -> dict:
     """Four stages, then a half-size student three ways; every number is ours."""
     window = {"prompt_length": 26, "max_new": 38}  # the flag has ten tokens here
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
     finetune = {"kind": "sft", "length": 64, "batch_size": 32}
     thinking = {"tasks": REASONING, "count": 2048}
     prompts = {
@@ -111,7 +92,7 @@ def tiny() -> dict:
         },
     }
     policies = {
-        "base": base,
+        "base": BASE,
         "cold_start": finetune
         | {
             "inputs": {"policy": "base"},
@@ -163,7 +144,7 @@ def tiny() -> dict:
             },
             "steps": 40,
         },
-        "student_base": base | {"model": "tiny:student"},
+        "student_base": BASE | {"model": "tiny:student"},
         # On the teacher's responses of both modes: Q3, section 4.5. Few steps, so that what comes
         # after them has something to gain.
         "off_policy": finetune
@@ -226,37 +207,23 @@ def tiny() -> dict:
         "export": {"kind": "export", "inputs": {"policy": "on_policy"}},
     }
     evaluation = window | {"kind": "evaluate", "samples": 4}
-    heldout = {"reasoning": {"tasks": REASONING, "split": "heldout", "count": 384}}
-    general = {"tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128}
-    stages, order = policies | data, []
+    reasoning = {"reasoning": HELDOUT["reasoning"]}
+    teachers = tuple(policies)[:5]
+    both_modes = ("reasoning_rl", "fusion", "general_rl", "off_policy", "on_policy", "student_rl")
+    stages: dict[str, dict] = {}
     for name in (
         "base", "cold_start", "reasoning_rl", "samples", "rejection", "fusion", "reward_model",
         "general_rl", "teacher_thinking", "teacher_at_once", "teacher_data", "student_base",
         "off_policy", "on_policy", "student_rl", "export",
     ):  # fmt: skip
-        order.append(name)
-        inputs = {"inputs": {"policy": name}}
+        stages[name] = (policies | data)[name]
+        judged = evaluation | {"inputs": {"policy": name}}
         if name in policies:
-            teaching = name in tuple(policies)[:5]
-            data = heldout | ({"general": general} if teaching else {})
-            stages[f"eval_{name}"] = evaluation | inputs | {"data": data}
-            order.append(f"eval_{name}")
-        if name in (
-            "reasoning_rl",
-            "fusion",
-            "general_rl",
-            "off_policy",
-            "on_policy",
-            "student_rl",
-        ):
-            stages[f"at_once_{name}"] = evaluation | inputs | {"data": heldout, "system": FLAG}
-            order.append(f"at_once_{name}")
-    return {
-        "tokenizer": "tiny",
-        "chat_template": "tiny",
-        "stages": stages,
-        "order": tuple(order),
-    }
+            asked = HELDOUT if name in teachers else reasoning
+            stages[f"eval_{name}"] = judged | {"data": asked}
+        if name in both_modes:
+            stages[f"at_once_{name}"] = judged | {"data": reasoning, "system": FLAG}
+    return TEXT | {"stages": stages, "order": tuple(stages)}
 
 
 ADAM = {"b1": 0.9, "b2": 0.95, "weight_decay": 0.0, "clip_norm": 1.0}

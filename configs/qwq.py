@@ -13,11 +13,9 @@ Missing: the agent abilities that the blog mentions at its end; rollouts call no
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, EVALUATION, GENERAL, REASONING, TEXT, WINDOW, evaluated
 
 PRESETS = ("tiny", "32b")
-
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
-GENERAL = {"chat": 1.0, "safety": 1.0}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -35,27 +33,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def tiny() -> dict:
     """All of it on procedural tasks, of which the logic puzzles stand in for code."""
-    window = {"prompt_length": 16, "max_new": 40}
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
     outcome = {"verifier": "task_answer", "kinds": ("reasoning",)}
-    reinforce = window | {
+    reinforce = WINDOW | {
         "kind": "rl",
         "group_size": 8,
         "batch_size": 128,
@@ -64,7 +43,7 @@ def tiny() -> dict:
     }
     prompts = {"reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 2048}}, "share": 1.0}}
     policies = {
-        "base": base,
+        "base": BASE,
         "cold_start": {
             "kind": "sft",
             "inputs": {"policy": "base"},
@@ -116,30 +95,9 @@ def tiny() -> dict:
         },
         "export": {"kind": "export", "inputs": {"policy": "general_rl"}},
     }
-    stages, order = policies | data, []
-    for name in ("base", "cold_start", "reasoning_rl", "reward_model", "general_rl", "export"):
-        order.append(name)
-        if name in policies:
-            stages[f"eval_{name}"] = window | {
-                "kind": "evaluate",
-                "inputs": {"policy": name},
-                "data": {
-                    "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
-                    "general": {
-                        "tasks": {"chat": 1.0, "safety": 3.0},
-                        "split": "heldout",
-                        "count": 128,
-                    },
-                },
-                "samples": 4,
-            }
-            order.append(f"eval_{name}")
-    return {
-        "tokenizer": "tiny",
-        "chat_template": "tiny",
-        "stages": stages,
-        "order": tuple(order),
-    }  # fmt: skip
+    order = ("base", "cold_start", "reasoning_rl", "reward_model", "general_rl", "export")
+    stages = {name: (policies | data)[name] for name in order}
+    return TEXT | evaluated(stages, policies, EVALUATION)
 
 
 def published() -> dict:

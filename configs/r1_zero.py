@@ -10,10 +10,9 @@ Published result (v1, table 2; Nature, table 2): AIME 2024 pass@1 15.6 -> 71.0 (
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, EVALUATION, REASONING, TEXT, WINDOW, evaluated
 
 PRESETS = ("tiny", "smollm2", "671b")
-
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -31,43 +30,12 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def tiny() -> dict:
     """With and without the language reward, from one base; numbers are ours unless they say so."""
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
-    evaluation = {
-        "kind": "evaluate",
-        "data": {
-            "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
-            "general": {
-                "tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128,
-            },
-        },
-        "samples": 4,
-        "temperature": 1.0,
-        "prompt_length": 16,
-        "max_new": 40,
-    }  # fmt: skip
     rewards = {
         "accuracy": {"verifier": "task_answer", "weight": 1.0, "kinds": ("reasoning",)},
         "format": {"verifier": "format", "weight": 0.2},  # R1-Zero: equal weight (v2, B.3.1)
         "language": {"verifier": "language", "weight": 0.0},  # only watched
     }
-    zero = {
+    zero = WINDOW | {
         "kind": "rl",
         "inputs": {"policy": "base"},
         "prompts": {"reasoning": {"data": {"tasks": {"tasks": REASONING, "count": 4096}}}},
@@ -75,8 +43,6 @@ def tiny() -> dict:
         "group_size": 8,  # R1-Zero: 16
         "batch_size": 128,
         "rollout_size": 256,
-        "prompt_length": 16,
-        "max_new": 40,
         "lr": 3e-4,
         "steps": 44,
         "loss_options": {"kl_coef": 0.001},  # Nature, Methods
@@ -86,21 +52,11 @@ def tiny() -> dict:
         "rewards": rewards | {"language": rewards["language"] | {"weight": 0.5}}
     }
     policies = {
-        "base": base,
+        "base": BASE,
         "zero": zero,
         "zero_language": with_language,
     }
-    stages = dict(policies)
-    order = []
-    for name in policies:
-        stages[f"eval_{name}"] = evaluation | {"inputs": {"policy": name}}
-        order += [name, f"eval_{name}"]
-    return {
-        "tokenizer": "tiny",
-        "chat_template": "tiny",
-        "stages": stages,
-        "order": tuple(order),
-    }
+    return TEXT | evaluated(policies, policies, EVALUATION)
 
 
 def smollm2() -> dict:

@@ -17,11 +17,9 @@ checkpoints.
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, EVALUATION, GENERAL, REASONING, TEXT, WINDOW, evaluated
 
 PRESETS = ("tiny", "8b", "8b_grpo", "8b_code", "70b")
-
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
-GENERAL = {"chat": 1.0, "safety": 1.0}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -45,40 +43,12 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def tiny() -> dict:
     """All of it on procedural tasks in two languages; every number is ours unless it says so."""
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
-    window = {"prompt_length": 16, "max_new": 40}
-    evaluation = window | {
-        "kind": "evaluate",
-        "data": {
-            "reasoning": {"tasks": REASONING, "split": "heldout", "count": 384},
-            "general": {"tasks": {"chat": 1.0, "safety": 3.0}, "split": "heldout", "count": 128},
-        },
-        "samples": 4,
-        "temperature": 1.0,
-    }
     # Pairs of the policy's own samples, and ready ones (T3, section 5.2.1: on- and off-policy).
     pairs = {
         "on_policy": {"input": "pairs"},
         "off_policy": {"tasks": GENERAL, "count": 320},
     }
-    reinforce = window | {
+    reinforce = WINDOW | {
         "kind": "rl",
         "prompts": {"verifiable": {"data": {"tasks": {"tasks": REASONING, "count": 2048}}}},
         "rewards": {"accuracy": {"verifier": "task_answer", "weight": 10.0}},  # T3, eq. 8
@@ -88,7 +58,7 @@ def tiny() -> dict:
         "lr": 1e-4,
     }
     policies = {
-        "base": base,
+        "base": BASE,
         "sft": {
             "kind": "sft",
             "inputs": {"policy": "base"},
@@ -144,7 +114,7 @@ def tiny() -> dict:
         },
     }
     data = {
-        "samples": window
+        "samples": WINDOW
         | {
             "kind": "generate",
             "inputs": {"policy": "sft"},
@@ -185,30 +155,20 @@ def tiny() -> dict:
         },
         "export": {"kind": "export", "inputs": {"policy": "rlvr"}},
     }
-    stages = policies | data
-    order: list[str] = []
-    for name in (
+    order = (
         "base", "sft", "samples", "pairs", "reference", "dpo", "reward_model", "rlvr", "grpo",
         "export",
-    ):  # fmt: skip
-        order.append(name)
-        if name in policies:
-            stages[f"eval_{name}"] = evaluation | {"inputs": {"policy": name}}
-            order.append(f"eval_{name}")
-    return {
-        "tokenizer": "tiny",
-        "chat_template": "tiny",
-        "stages": stages,
-        "order": tuple(order),
-    }
+    )  # fmt: skip
+    stages = {name: (policies | data)[name] for name in order}
+    return TEXT | evaluated(stages, policies, EVALUATION)
 
 
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}  # PyTorch's AdamW, which open-instruct uses
 FULL = {"remat": "full"}  # ours
-WINDOW = {"prompt_length": 2048, "max_new": 2048}  # T3, table 21
+PUBLISHED_WINDOW = {"prompt_length": 2048, "max_new": 2048}  # T3, table 21
 PREFERENCES_8B = {"mixture": {"path": "data/tulu_3_8b_preference_mixture.jsonl"}}  # 271,409 pairs
 PREFERENCES_70B = {"mixture": {"path": "data/tulu_3_70b_preference_mixture.jsonl"}}  # 334,302 pairs
-EVALUATION = WINDOW | {
+PUBLISHED_EVALUATION = PUBLISHED_WINDOW | {
     "kind": "evaluate",
     # T3's own prompts: 8 shots for GSM8K and 4 for MATH; greedy (T3, table 24).
     "data": {
@@ -292,7 +252,7 @@ def ppo(rollout: int, ranks: int, per_device: int, beta: float) -> dict:
       per_device: rows that a device took at once; the loss is a mean over their tokens (code).
     """
     decay = {"weight_decay": 0.01}  # PyTorch's default (code)
-    return WINDOW | {
+    return PUBLISHED_WINDOW | {
         "kind": "rl",
         "inputs": {"policy": "dpo", "value": "reward_model"},
         "prompts": {"rlvr": {"data": {"all": {"path": "data/rlvr_gsm_math_if.jsonl"}}}},  # 29,946
@@ -332,20 +292,10 @@ def verified(*verifiers: str) -> dict:
 
 def pipeline(mesh: dict, folder: str, stages: dict) -> dict:
     """The stages in their order, with an evaluation of each policy, and the last one's export."""
-    found, policy = {}, ""
-    for name, stage in stages.items():
-        found[name] = stage
-        if name in ("sft", "dpo", "rlvr"):
-            found[f"eval_{name}"] = EVALUATION | {"inputs": {"policy": name}}
-            policy = name
-    found["export"] = {"kind": "export", "inputs": {"policy": policy}}
-    return {
-        "tokenizer": folder,
-        "chat_template": "tulu",
-        "mesh": mesh,
-        "stages": found,
-        "order": tuple(found),
-    }
+    policies = [name for name in stages if name in ("sft", "dpo", "rlvr")]
+    export = {"kind": "export", "inputs": {"policy": policies[-1]}}
+    text = {"tokenizer": folder, "chat_template": "tulu", "mesh": mesh}
+    return text | evaluated(stages | {"export": export}, policies, PUBLISHED_EVALUATION)
 
 
 def published_8b(**rlvr) -> dict:
@@ -381,7 +331,15 @@ def published_8b_grpo() -> dict:
     """Tülu 3.1 8B: GRPO in the place of PPO (docs, "NEW"); no value model, so no reward model."""
     config = published_8b()
     rlvr = config["stages"]["rlvr"]
-    kept = (*WINDOW, "kind", "prompts", "rewards", "temperature", "aggregation", "model_options")
+    kept = (
+        *PUBLISHED_WINDOW,
+        "kind",
+        "prompts",
+        "rewards",
+        "temperature",
+        "aggregation",
+        "model_options",
+    )
     stages = {
         name: config["stages"][name] for name in ("base", "sft", "reference", "dpo")
     } | {

@@ -6,7 +6,7 @@ A recipe's config has the top-level keys `recipe`, `preset`, `seed`, `tokenizer`
 so the order of the dict means nothing). A stage has `kind` (a file of posttrain_jax/stages),
 `inputs` (role -> earlier stage) and its settings.
 
-Recipe files import only ml_collections and this module. It imports no jax, directly or not.
+Recipe files import only ml_collections, this module and recipe_parts.py, none of which imports jax.
 """
 
 from __future__ import annotations

@@ -103,13 +103,13 @@ def untrained(monkeypatch):
     monkeypatch.setattr(generate, "score", score)
 
 
-@pytest.mark.usefixtures("quick_compile", "untrained")
 def quick_or_slow(name, preset):
     """The recipes of many stages, each of which compiles, take minutes."""
     marks = () if name.startswith("r1") else pytest.mark.slow
     return pytest.param(name, preset, marks=marks)
 
 
+@pytest.mark.usefixtures("quick_compile", "untrained")
 @pytest.mark.parametrize(("name", "preset"), [quick_or_slow(*recipe) for recipe in TINY])
 def test_tiny_recipes_take_two_steps_of_every_stage(name, preset, tmp_path, monkeypatch):
     monkeypatch.setattr(

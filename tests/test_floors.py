@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     0: ("api", "registry", "process", "files", "folders", "kernels"),
-    1: ("mesh", "tree", "metrics", "artifacts", "model_card", "recipe", "settings", "interrupt",
-        "data", "verifiers"),
+    1: ("mesh", "tree", "metrics", "artifacts", "model_card", "recipe", "recipe_parts", "settings",
+        "interrupt", "data", "verifiers"),
     2: ("losses", "advantages"),
     3: ("models",),
     4: ("rollout", "train_state", "optimizers", "checkpoint", "policy", "conversations",
@@ -30,6 +30,7 @@ NO_JAX = (
     "process",
     "files",
     "recipe",
+    "recipe_parts",
     "settings",
     "artifacts",
     "verifiers",

@@ -20,7 +20,7 @@ POINTS = 160
 _HIDDEN = ("step", "seconds")
 _NO_COURSE = (
     "evaluate", "generate", "reject", "pairs", "dataset", "export", "pretrained", "step_labels",
-    "rerank", "search",
+    "rerank", "search", "pareto",
 )  # fmt: skip
 _ORDER = (
     "accuracy", "reward", "length", "language", "loss", "kl", "entropy", "logprob_gap",

@@ -20,8 +20,9 @@ from markupsafe import Markup
 from posttrain_jax.report import counters, samples, timing
 from posttrain_jax.report.charts import describe, dot_track, panel_svg
 from posttrain_jax.report.curves import constants, panels, trains
+from posttrain_jax.report.fronts import fronts
 from posttrain_jax.report.graph import pipeline_svg
-from posttrain_jax.report.records import Run, Stage
+from posttrain_jax.report.records import Metric, Run, Stage
 from posttrain_jax.report.reliability import trusted
 from posttrain_jax.report.tables import (
     Row,
@@ -86,7 +87,9 @@ def render_page(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "plain": plain, "spoken": spoken}
+    environment.filters |= {
+        "duration": duration, "plain": plain, "spoken": spoken, "shown": _shown,
+    }  # fmt: skip
     script = (_FOLDER / "script.html").read_text("utf-8")
     body = script.partition("<script>")[2].rpartition("</script>")[0]
     digest = base64.b64encode(hashlib.sha256(body.encode()).digest()).decode()
@@ -115,6 +118,7 @@ def _context(run: Run) -> dict[str, Any]:
         "grid": _grid(table),
         "task_grids": [_grid(t) for t in task_tables(run)],
         "trust": trusted(run),
+        "fronts": fronts(run),
         "curves": [_curves(s) for s in run.stages if trains(s)],
         "rollouts": [r for s in run.stages if s.samples for r in [_rollouts(s)]],
         "bars": bars,
@@ -169,6 +173,11 @@ def _note(run: Run, row: Row, name: str) -> tuple[str, str]:
     above = gain(run, row, name)
     points = "" if above is None else f"{100 * above:+.1f}".replace("-", "−")
     return f"{show(name, metric.mean)} {show_error(name, metric)} %".replace("  ", " "), points
+
+
+def _shown(name: str, metric: Metric) -> str:
+    """A metric with its unit and error."""
+    return f"{with_unit(name, metric.mean)} {show_error(name, metric)}".strip()
 
 
 def _grid(table: Table) -> Grid:

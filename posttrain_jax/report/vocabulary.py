@@ -38,6 +38,8 @@ TERMS = {
     "thought": Term("chain written", "%", True, "responses with words in their chain of thought"),
     "accuracy": Term("accuracy", "%", True, "share of rollouts with the right answer"),
     "pair_accuracy": Term("pair accuracy", "%", True, "pairs ranked as the preference says"),
+    "on_front": Term("on the front", "", False, "policies that no other is better than in both"),
+    "hypervolume": Term("dominated area", "", False, "area above the origin that is dominated"),
     "margin": Term("margin", "", False, "reward of the chosen response minus the rejected one's"),
     "chosen_reward": Term("chosen reward", "", False, "as the loss sees it, against the reference"),
     "rejected_reward": Term("rejected reward", "", False, "as of the chosen response"),

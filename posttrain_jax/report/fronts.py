@@ -16,7 +16,7 @@ from posttrain_jax.report.records import Metric, Run, Stage
 from posttrain_jax.report.vocabulary import plain, show, spoken, term, with_unit
 
 WIDTH, HEIGHT = 420, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 26, 40
 MARGIN = 0.08
 """Of the axes, beyond the outermost points."""
 
@@ -37,12 +37,14 @@ class Front:
 
     Attributes:
       names: the metrics that are the objectives, without a minus.
-      series: name of each line, its area as printed, its points in order.
+      areas: name of each line, and the area that it dominates as printed.
+      points: every policy once.
     """
 
     stage: Stage
     names: tuple[str, str]
-    series: tuple[tuple[str, str, tuple[Point, ...]], ...]
+    areas: tuple[tuple[str, str], ...]
+    points: tuple[Point, ...]
     chart: Markup
 
 
@@ -54,15 +56,16 @@ def fronts(run: Run) -> list[Front]:
 
 
 def chart(
-    names: tuple[str, str], series: list[tuple[str, tuple[Point, ...]]], label: str
+    objectives: tuple[str, str], series: list[tuple[str, tuple[Point, ...]]], label: str
 ) -> Markup:
     """The second objective over the first.
 
     Args:
-      names: the metrics of the axes.
+      objectives: the metrics of the axes, with a minus where less is better.
       series: points to be joined, by name.
       label: what the chart is of, for a screen reader.
     """
+    names = tuple(name.removeprefix("-") for name in objectives)
     points = [p for _, members in series for p in members]
     across, x = _axis([p.first for p in points], LEFT, WIDTH - RIGHT)
     upward, y = _axis([p.second for p in points], HEIGHT - BOTTOM, TOP)
@@ -80,11 +83,12 @@ def chart(
         )
     parts.append(
         f'<text class="tick" x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" '
-        f'text-anchor="middle">{escape(_title(names[0]))}</text>'
+        f'text-anchor="middle">{escape(_title(objectives[0]))}</text>'
+        f'<text class="tick" x="{LEFT}" y="12">{escape(_title(objectives[1]))}</text>'
     )
     for index, (_, members) in enumerate(series):
         joined = " ".join(f"{x(p.first.mean):.1f},{y(p.second.mean):.1f}" for p in members)
-        parts.append(f'<polyline class="raw s{index % 7}" points="{joined}"/>')
+        parts.append(f'<polyline class="joined s{index % 7}" points="{joined}"/>')
     for index, (name, members) in enumerate(series):
         parts += [_dot(name, point, names, index % 7, x, y) for point in members]
     return Markup(
@@ -94,7 +98,8 @@ def chart(
 
 
 def _front(stage: Stage, config: Mapping[str, Any]) -> Front:
-    first, second = (name.removeprefix("-") for name in config["objectives"])
+    objectives = tuple(config["objectives"])
+    first, second = (name.removeprefix("-") for name in objectives)
     inputs = [i.role for i in stage.inputs]
     groups = {k: tuple(v) for k, v in (config.get("series") or {"policies": inputs}).items()}
     points = {
@@ -105,14 +110,13 @@ def _front(stage: Stage, config: Mapping[str, Any]) -> Front:
         for members in groups.values() for role in members
     }  # fmt: skip
     series = [(name, tuple(points[role] for role in members)) for name, members in groups.items()]
-    areas = {name: plain(stage.metrics[f"hypervolume/{name}"].mean) for name in groups}
-    label = f"{stage.name}: {_title(second)} over {_title(first)}; " + "; ".join(
+    areas = tuple((name, plain(stage.metrics[f"hypervolume/{name}"].mean)) for name in groups)
+    label = f"{stage.name}: {_title(objectives[1])} over {_title(objectives[0])}; " + "; ".join(
         f"{p.role} {with_unit(first, p.first.mean)} and {with_unit(second, p.second.mean)}"
         for p in points.values()
     )
-    drawn = chart((first, second), series, label)
-    named = tuple((name, areas[name], members) for name, members in series)
-    return Front(stage, (first, second), named, drawn)
+    drawn = chart(objectives, series, label)
+    return Front(stage, (first, second), areas, tuple(points.values()), drawn)
 
 
 def _axis(metrics: list[Metric], start: float, end: float) -> tuple[list[float], Callable]:
@@ -146,6 +150,7 @@ def _mark(name: str, value: float) -> str:
     return f"{100 * value:.4g}" if term(name).share else plain(value)
 
 
-def _title(name: str) -> str:
-    entry = term(name)
-    return f"{entry.label}, {entry.unit}" if entry.unit else entry.label
+def _title(objective: str) -> str:
+    entry = term(objective.removeprefix("-"))
+    title = f"{entry.label}, {entry.unit}" if entry.unit else entry.label
+    return f"{title} (less is better)" if objective.startswith("-") else title

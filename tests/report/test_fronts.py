@@ -36,7 +36,8 @@ def test_points_lie_where_their_figures_say(run):
         ], abs=0.1,
     )  # fmt: skip
     assert "a (sweep): pass@1 50.0 ± 0.0 %, length 30.0 ± 0.0 tokens" in found.chart
-    assert found.series[0][:2] == ("sweep", "18.5")
+    assert found.areas == (("sweep", "18.5"),)
+    assert [p.role for p in found.points] == ["a", "b"]
 
 
 def test_the_page_has_the_figures(run):

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posttrain_jax.rollout.sampling import Sampling, filter_logits, row_keys, sample_token
+from posttrain_jax.rollout.sampling import (
+    Sampling,
+    filter_logits,
+    first_largest,
+    row_keys,
+    sample_token,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 LOGITS = np.random.default_rng(0).normal(0, 2, (6, 12)).astype(np.float32)
@@ -99,6 +105,14 @@ def test_greedy_takes_the_likeliest_and_ignores_keys_and_filters():
         assert behaviour.tolist() == [0] * 6
         expected = [np.log(allowed_probs(row).max()) for row in LOGITS]
         np.testing.assert_allclose(model, expected, atol=1e-5)
+
+
+def test_the_first_of_the_largest_is_taken():
+    rng = np.random.default_rng(0)
+    values = rng.integers(-3, 3, (64, 50)).astype(np.float32)  # many are equal
+    values[0] = -np.inf
+    values[1] = -1e30
+    assert first_largest(jnp.array(values)).tolist() == values.argmax(axis=1).tolist()
 
 
 def test_keys_come_from_uid_and_position_not_from_the_row():

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from posttrain_jax import optimizers, train_state, tree
+from posttrain_jax import nonfinite, optimizers, train_state, tree
 from posttrain_jax.api import Metrics, Params
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.data.marked import Marked
@@ -46,7 +46,8 @@ def make_update(
             jax.value_and_grad(of_trained, has_aux=True), state.params, marked, microbatches,
             together,
         )  # fmt: skip
-        state, more = train_state.apply_gradients(state, grads, optimizer, lr)
+        loss = metrics.get("loss", 0.0)
+        state, more = train_state.apply_gradients(state, grads, optimizer, lr, loss)
         return state, {**metrics, **more}
 
     return functools.partial(update, frozen=frozen or {})
@@ -60,7 +61,8 @@ def train(
     """The loop over `config.steps`, from the last checkpoint on.
 
     Args:
-      config: of the stage: steps, lr and its schedule, optimizer, microbatches, save_every.
+      config: of the stage: steps, lr and its schedule, optimizer, microbatches,
+        stop_after_skipped, save_every.
       trained: which parameters are trained, by their paths.
       batch: makes the rows of a step, placed on the mesh.
       notes: printed first, by name: what was left out of the data.
@@ -77,19 +79,22 @@ def train(
     state = train_state.init_state(params, optimizer)
     start, state, meta = checkpoints.restore(state) or (0, state, {})
     phases = PhaseTimer(meta.get("phases"))
+    watch = nonfinite.Watch(
+        workdir, config.stop_after_skipped, state.skipped, meta.get("in_a_row", 0)
+    )
     shown = ("loss", "pair_accuracy", "label_accuracy", "step_accuracy")
     with MetricLogger(workdir, config.steps, stage_title(workdir), start, shown=shown) as log:
         for name, said in (notes or {}).items():
             log.note(f"{name}: {said}")
         for step in range(start, config.steps):
             with phases("compile" if step == start else "update"):
-                lr = optimizers.learning_rate(
-                    step, peak=config.lr, total=config.steps, warmup=config.warmup,
-                    schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
-                )  # fmt: skip
-                state, metrics = update(state, batch(step), jnp.float32(lr))
+                lr = optimizers.scheduled(config, step, config.steps)
+                marked = batch(step)
+                state, metrics = update(state, marked, jnp.float32(lr))
                 jax.block_until_ready(metrics)
             log(step + 1, {**metrics, "learning_rate": lr})
-            checkpoints.after(step + 1, state, {"phases": phases.seconds})
+            watch.after(step + 1, state.skipped, marked)
+            meta = {"phases": phases.seconds, "in_a_row": watch.in_a_row}
+            checkpoints.after(step + 1, state, meta)
     checkpoints.close()
     return tree.join(frozen, state.params), phases

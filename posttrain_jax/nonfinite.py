@@ -15,7 +15,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from posttrain_jax import process
-from posttrain_jax.api import Batch
 
 
 class NonFiniteError(ValueError):
@@ -43,7 +42,38 @@ def longest_run(run: int, before: float, totals: Sequence[int]) -> tuple[int, in
     return run, longest, last
 
 
-def save_batch(folder: Path, step: int, batch: Batch) -> Path:
+class Watch:
+    """Follows the skipped updates of a stage that makes one after the other.
+
+    Attributes:
+      in_a_row: how many of the latest were skipped; a checkpoint keeps it.
+    """
+
+    def __init__(self, folder: Path, limit: int, skipped: Any, in_a_row: int = 0):
+        """Watch from here on.
+
+        Args:
+          folder: of the stage.
+          limit: so many skipped in a row stop it; 0: any number is well.
+          skipped: how many were skipped in all before.
+          in_a_row: of these, the latest without a break.
+        """
+        self.in_a_row = in_a_row
+        self._folder, self._limit, self._skipped = folder, limit, int(skipped)
+
+    def after(self, step: int, skipped: Any, batch: Any) -> None:
+        """Tell of update `step` (from 1), after which `skipped` in all were skipped.
+
+        Raises:
+          NonFiniteError: too many in a row; the batch is saved.
+        """
+        self.in_a_row, _, _ = longest_run(self.in_a_row, self._skipped, [int(skipped)])
+        self._skipped = int(skipped)
+        if self._limit and self.in_a_row >= self._limit:
+            raise stop(self._folder, step, self.in_a_row, self._limit, batch)
+
+
+def save_batch(folder: Path, step: int, batch: Any) -> Path:
     """Write a batch to `folder/nonfinite-<step>.npz`, one array a field, by its name."""
     path, arrays = folder / f"nonfinite-{step}.npz", {}
     for keys, array in jax.tree.leaves_with_path(batch):
@@ -53,7 +83,7 @@ def save_batch(folder: Path, step: int, batch: Batch) -> Path:
     return path
 
 
-def stop(folder: Path, step: int, skipped: int, limit: int, batch: Batch) -> NonFiniteError:
+def stop(folder: Path, step: int, skipped: int, limit: int, batch: Any) -> NonFiniteError:
     """The error to raise after `skipped` updates in a row; the last one's batch is saved."""
     path = save_batch(folder, step, batch)
     return NonFiniteError(

@@ -90,6 +90,14 @@ def decayed(params: Params) -> Any:
     return jax.tree.map_with_path(lambda path, x: x.ndim > 1 and not stays(path), params)
 
 
+def scheduled(config: Any, step: int, total: int, peak: float | None = None) -> float:
+    """`learning_rate` of update `step` of `total` by a stage's settings; `peak` in place of lr."""
+    return learning_rate(
+        step, peak=config.lr if peak is None else peak, total=total, warmup=config.warmup,
+        schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
+    )  # fmt: skip
+
+
 def learning_rate(
     step: int, *, peak: float, total: int, warmup: int = 0, schedule: str = "constant",
     end_ratio: float = 0.0,

@@ -6,6 +6,8 @@ An example gives its responses in one of three forms:
   responses, a list of texts, and labels, a grade each (or ratings, as below);
   response, one a row as a `generate` artifact has them, and its grade in a field that a setting
     names (`label`, `scores.accuracy`); the rows of one prompt are a group.
+A response is a text, one message of the assistant, or a list of messages that ends with one and
+begins with the conversation, which is the same for all responses of an example.
 Where several objectives are rated, a response has `ratings`, {objective: number}; what is not
 rated is left out of the loss. The rows of a `generate` artifact that its verifier failed on
 (`masked`) are left out and counted.
@@ -66,7 +68,8 @@ def read_graded(
         if example.get("masked"):
             counts["dropped_masked"] += 1
             continue
-        responses, grades = _graded(example, label, objectives)
+        said, grades = _graded(example, label, objectives)
+        example, responses = _last_messages(example, said)
         room = margin + (_number(example, margin_field) if margin_field else 0.0)
         key = len(groups) if len(responses) > 1 else _prompt_of(example)
         if key in groups:
@@ -81,7 +84,39 @@ def read_graded(
 
 def _prompt_of(example: Example) -> tuple:
     """What the rows of one prompt have in common."""
-    return example.get("source", ""), example.get("index", -1), example["prompt"]
+    asked = example["prompt"] if "prompt" in example else repr(example["messages"])
+    return example.get("source", ""), example.get("index", -1), asked
+
+
+def _last_messages(example: Example, responses: Sequence[Any]) -> tuple[Example, tuple[str, ...]]:
+    """Responses as texts, and the example with the conversation that they answer.
+
+    Raises:
+      ValueError: messages that don't end with a text of the assistant, or different conversations.
+    """
+    if all(isinstance(response, str) for response in responses):
+        return example, tuple(responses)
+    name, texts, asked = example.get("id"), [], []
+    for response in responses:
+        turns = [response] if isinstance(response, str | Mapping) else list(response)
+        last = turns[-1] if turns else None
+        if isinstance(last, Mapping) and last.get("role") == "assistant":
+            last = last.get("content")
+        if not isinstance(last, str):
+            raise ValueError(
+                f"example {name!r}: a response is a text, or messages of which the last is a text "
+                f"of the assistant; got {response!r}"
+            )
+        texts.append(last)
+        asked.append(turns[:-1])
+    if any(turns != asked[0] for turns in asked):
+        raise ValueError(
+            f"example {name!r}: its responses answer different conversations, which a reward model "
+            "can't compare; up to the last message they must be the same"
+        )
+    if asked[0]:
+        example = {k: v for k, v in example.items() if k != "prompt"} | {"messages": asked[0]}
+    return example, tuple(texts)
 
 
 def _graded(example: Example, label: str, objectives: Sequence[str]):

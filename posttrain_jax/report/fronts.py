@@ -65,7 +65,7 @@ def chart(
       series: points to be joined, by name.
       label: what the chart is of, for a screen reader.
     """
-    names = tuple(name.removeprefix("-") for name in objectives)
+    names = objectives[0].removeprefix("-"), objectives[1].removeprefix("-")
     points = [p for _, members in series for p in members]
     across, x = _axis([p.first for p in points], LEFT, WIDTH - RIGHT)
     upward, y = _axis([p.second for p in points], HEIGHT - BOTTOM, TOP)
@@ -98,7 +98,7 @@ def chart(
 
 
 def _front(stage: Stage, config: Mapping[str, Any]) -> Front:
-    objectives = tuple(config["objectives"])
+    objectives = config["objectives"][0], config["objectives"][1]
     first, second = (name.removeprefix("-") for name in objectives)
     inputs = [i.role for i in stage.inputs]
     groups = {k: tuple(v) for k, v in (config.get("series") or {"policies": inputs}).items()}

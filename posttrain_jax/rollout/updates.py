@@ -189,12 +189,13 @@ def learn(
     if config.max_off_policy_steps:
         carried = carried._replace(before=copy(carried.policy.params))
     for number, part, rows in minibatches(setting, batch, step):
-        rates["learning_rate"] = rate(config, step + number, config.lr)
+        rates["learning_rate"] = optimizers.scheduled(config, step + number, config.steps)
         lr = jnp.float32(rates["learning_rate"])
         policy, found = updates.policy(carried.policy, part, lr, **(controls or {}))
         carried = carried._replace(policy=policy)
         if updates.value is not None:
-            lr = jnp.float32(rate(config, step + number, config.value.lr or config.lr))
+            peak = config.value.lr or None
+            lr = jnp.float32(optimizers.scheduled(config, step + number, config.steps, peak))
             value, other = updates.value(carried.value, taken(setting, places, rows), lr)
             carried = carried._replace(value=value)
             found = found | of_value(other) | {"skipped": found["skipped"] + other["skipped"]}
@@ -209,14 +210,6 @@ def of_value(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of the value model's update, beside those of the policy's."""
     kept = {name: metrics[name] for name in metrics if name.startswith("value_")}
     return {**kept, "value_grad_norm": metrics["grad_norm"]}
-
-
-def rate(config: Any, step: int, peak: float) -> float:
-    """The learning rate of an update; policy and value model have one schedule."""
-    return optimizers.learning_rate(
-        step, peak=peak, total=config.steps, warmup=config.warmup, schedule=config.lr_schedule,
-        end_ratio=config.lr_end_ratio,
-    )  # fmt: skip
 
 
 def join(metrics: dict, found: dict, number: int, count: int) -> dict[str, Any]:

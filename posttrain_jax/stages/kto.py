@@ -154,28 +154,23 @@ def train(
     state = train_state.init_state(trained, optimizer)
     start, state, meta = checkpoints.restore(state) or (0, state, {})
     phases, last = PhaseTimer(meta.get("phases")), meta.get("last", {})
-    skipped, in_a_row = int(state.skipped), meta.get("in_a_row", 0)
+    watch = nonfinite.Watch(
+        workdir, config.stop_after_skipped, state.skipped, meta.get("in_a_row", 0)
+    )
     shown = ("loss", "margin", "kl")
     with MetricLogger(workdir, len(steps), stage_title(workdir), start, shown=shown) as log:
         for step in range(start, len(steps)):
             with phases("compile" if step == start else "update"):
                 own, other = (view.batch(w, steps[step], layouts[w]) for w in (OWN, OTHER))
-                lr = optimizers.learning_rate(
-                    step, peak=config.lr, total=len(steps), warmup=config.warmup,
-                    schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
-                )  # fmt: skip
+                lr = optimizers.scheduled(config, step, len(steps))
                 whole = tree.join(frozen, state.params)
                 kl = kto.drift(train_state.logprobs(view.model, whole, other), other)
                 state, metrics = update(state, own, jnp.float32(lr), kl=kl)
                 metrics = {**kto.means(metrics), "kl": kl}
                 last = {name: float(metrics[name]) for name in ("loss", "margin", "skipped")}
             log(step + 1, {**metrics, "learning_rate": lr})
-            in_a_row, _, _ = nonfinite.longest_run(in_a_row, skipped, [int(state.skipped)])
-            skipped = int(state.skipped)
-            if in_a_row >= config.stop_after_skipped > 0:
-                limit = config.stop_after_skipped
-                raise nonfinite.stop(workdir, step + 1, in_a_row, limit, own)
-            meta = {"phases": phases.seconds, "last": last, "in_a_row": in_a_row}
+            watch.after(step + 1, state.skipped, own)
+            meta = {"phases": phases.seconds, "last": last, "in_a_row": watch.in_a_row}
             checkpoints.after(step + 1, state, meta)
     checkpoints.close()
     return state.params, phases, last

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, optimizers, train_state, tree
+from posttrain_jax import artifacts, nonfinite, optimizers, train_state, tree
 from posttrain_jax import teacher as teachers
 from posttrain_jax.api import Artifact, Batch, Metrics, Model, Params, Rollout
 from posttrain_jax.checkpoint import Checkpoints
@@ -67,6 +67,7 @@ DEFAULTS = {
     "model_options": {},
     "teacher_options": {},
     "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
+    "stop_after_skipped": 10,
     "save_every": 10,
 }
 SHOWN = ("loss", "sampled_kl", "length", "tokens_per_second")
@@ -132,6 +133,9 @@ def train(
     start, state, meta = checkpoints.restore(state) or (0, state, {})
     phases, last = PhaseTimer(meta.get("phases")), meta.get("last", {})
     drawn = Drawn(*meta.get("drawn", NOTHING_DRAWN))
+    watch = nonfinite.Watch(
+        workdir, config.stop_after_skipped, state.skipped, meta.get("in_a_row", 0)
+    )
     with MetricLogger(workdir, config.steps, stage_title(workdir), start, shown=SHOWN) as log:
         for step in range(start, config.steps):
             begun = time.monotonic()
@@ -139,17 +143,16 @@ def train(
             with phases("sample"):
                 rollout = jax.block_until_ready(roll_out(setting, state.params, prompts, step))
             with phases("update"):
-                lr = optimizers.learning_rate(
-                    step, peak=config.lr, total=config.steps, warmup=config.warmup,
-                    schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
-                )  # fmt: skip
+                lr = optimizers.scheduled(config, step, config.steps)
                 batch, about = annotated(setting, rollout)
                 state, found = update(state, batch, jnp.float32(lr))
                 values = jax.device_get({**about, **found})
                 last = {name.removeprefix("max/"): float(v) for name, v in values.items()}
             rate = last["tokens"] / (time.monotonic() - begun)
             log(step + 1, {**last, **phases.lap(), "learning_rate": lr, "tokens_per_second": rate})
+            watch.after(step + 1, state.skipped, batch)
             told = {"phases": phases.seconds, "last": last, "drawn": drawn}
+            told["in_a_row"] = watch.in_a_row
             checkpoints.after(step + 1, state, told)
     checkpoints.close()
     return state.params, phases.seconds, last

@@ -250,27 +250,22 @@ def train(
     state = train_state.init_state(trained, optimizer)
     start, state, meta = checkpoints.restore(state) or (0, state, {})
     phases, last = PhaseTimer(meta.get("phases")), meta.get("last", {})
-    skipped, in_a_row = int(state.skipped), meta.get("in_a_row", 0)
+    watch = nonfinite.Watch(
+        workdir, config.stop_after_skipped, state.skipped, meta.get("in_a_row", 0)
+    )
     shown = ("loss", "pair_accuracy", "margin")
     with MetricLogger(workdir, len(steps), stage_title(workdir), start, shown=shown) as log:
         for step in range(start, len(steps)):
             begun = time.monotonic()
             with phases("compile" if step == start else "update"):
                 batch = view.batch(pairs, steps[step], layout, config.pairs_per_step)
-                lr = optimizers.learning_rate(
-                    step, peak=config.lr, total=len(steps), warmup=config.warmup,
-                    schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
-                )  # fmt: skip
+                lr = optimizers.scheduled(config, step, len(steps))
                 state, metrics = update(state, batch, jnp.float32(lr))
                 last = {name: float(metrics[name]) for name in ("loss", "margin", "skipped")}
             rate = layout.rows * layout.length / (time.monotonic() - begun)
             log(step + 1, {**metrics, "learning_rate": lr, "tokens_per_second": rate})
-            in_a_row, _, _ = nonfinite.longest_run(in_a_row, skipped, [int(state.skipped)])
-            skipped = int(state.skipped)
-            if in_a_row >= config.stop_after_skipped > 0:
-                limit = config.stop_after_skipped
-                raise nonfinite.stop(workdir, step + 1, in_a_row, limit, batch)
-            meta = {"phases": phases.seconds, "last": last, "in_a_row": in_a_row}
+            watch.after(step + 1, state.skipped, batch)
+            meta = {"phases": phases.seconds, "last": last, "in_a_row": watch.in_a_row}
             checkpoints.after(step + 1, state, meta)
     checkpoints.close()
     return state.params, phases, last

@@ -59,6 +59,7 @@ DEFAULTS = {
     "optimizer": {},
     "model_options": {},
     "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
+    "stop_after_skipped": 10,
     "save_every": 50,
 }
 FIELDS = {"hard": "step_labels", "soft": "step_shares"}

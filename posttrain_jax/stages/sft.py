@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, optimizers, train_state
+from posttrain_jax import artifacts, nonfinite, optimizers, train_state
 from posttrain_jax.api import Array, Artifact, Batch, Metrics, Model, Params, PolicyOut
 from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.data.examples import encode_examples, load_examples
@@ -54,6 +54,7 @@ DEFAULTS = {
     "aggregation": "token_mean_global",
     "model_options": {},
     "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
+    "stop_after_skipped": 10,
     "save_every": 50,
 }
 
@@ -155,22 +156,23 @@ def train(
     start, state, meta = checkpoints.restore(state) or (0, state, {})
     phases = PhaseTimer(meta.get("phases"))
     last = meta.get("last", {})
+    watch = nonfinite.Watch(
+        workdir, config.stop_after_skipped, state.skipped, meta.get("in_a_row", 0)
+    )
     with MetricLogger(workdir, steps, stage_title(workdir), start) as log:
         for step in range(start, steps):
             begun = time.monotonic()
             with phases("compile" if step == start else "update"):
                 chosen = order.take(step * config.batch_size, config.batch_size)
                 batch = lesson.draw(chosen)
-                lr = optimizers.learning_rate(
-                    step, peak=config.lr, total=steps, warmup=config.warmup,
-                    schedule=config.lr_schedule, end_ratio=config.lr_end_ratio,
-                )  # fmt: skip
+                lr = optimizers.scheduled(config, step, steps)
                 state, metrics = update(state, batch, jnp.float32(lr))
                 last = {"loss": float(metrics["loss"])}
             tokens = rows.mask.shape[1] * config.batch_size
             rate = tokens / (time.monotonic() - begun)
             log(step + 1, {**metrics, "learning_rate": lr, "tokens_per_second": rate})
-            meta = {"phases": phases.seconds, "last": last}
+            watch.after(step + 1, state.skipped, batch)
+            meta = {"phases": phases.seconds, "last": last, "in_a_row": watch.in_a_row}
             checkpoints.after(step + 1, state, meta)
     checkpoints.close()
     return state.params, phases.seconds, {**last, "skipped": int(state.skipped)}

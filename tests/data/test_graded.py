@@ -37,6 +37,29 @@ def test_rows_of_a_prompt_are_a_group():
     assert counts == {"dropped_masked": 1}
 
 
+def test_responses_may_be_messages():
+    asked = [{"role": "user", "content": "q"}]
+    said = lambda text: {"role": "assistant", "content": text}  # noqa: E731
+    rows = [
+        {"id": 1, "prompt": "q", "chosen": [*asked, said("c")], "rejected": [*asked, said("r")]},
+        {"id": 2, "prompt": "q", "chosen": said("c"), "rejected": "r"},
+        {"id": 3, "messages": asked, "response": said("c"), "label": 1},
+        {"id": 4, "messages": asked, "response": "d", "label": 0},
+    ]
+    groups, _ = read_graded(rows)
+    assert [g.responses for g in groups] == [("c", "r"), ("c", "r"), ("c", "d")]
+    assert groups[0].example["messages"] == asked and "prompt" not in groups[0].example
+    assert groups[1].example == rows[1]
+    other = [{"role": "user", "content": "other"}]
+    for bad, words in (
+        ({"chosen": [*asked, said("c")], "rejected": [*other, said("r")]}, "different"),
+        ({"chosen": asked, "rejected": "r"}, "a text of the assistant"),
+        ({"chosen": [], "rejected": "r"}, "a text of the assistant"),
+    ):
+        with pytest.raises(ValueError, match=f"example 5: .*{words}"):
+            read_graded([{"id": 5, "prompt": "q", **bad}])
+
+
 def test_lists_and_ratings():
     groups, _ = read_graded([{"prompt": "p", "responses": ["a", "b"], "labels": [True, 0.5]}])
     assert shown(groups) == [(("a", "b"), ((1.0,), (0.5,)), 0.0)]

@@ -14,6 +14,7 @@ from posttrain_jax import teacher as teachers
 from posttrain_jax.api import Artifact
 from posttrain_jax.artifacts import Record
 from posttrain_jax.metrics import read_rows
+from posttrain_jax.nonfinite import NonFiniteError
 from posttrain_jax.stages import distill
 from posttrain_jax.stages.sft import load_rows
 
@@ -231,3 +232,14 @@ def test_sizes_that_do_not_divide_are_named(on_policy):
     for name in ("group_size", "microbatches"):
         with pytest.raises(ValueError, match=f"rollout_size=16 is not a multiple of {name}=3"):
             on_policy("wrong", k=1, steps=1, **{name: 3})
+
+
+def test_stages_that_learn_nothing_stop(on_policy, run, two, tmp_path):
+    """After the first update no weight is a number; the batch of the last one is kept."""
+    lost = {"lr": float("nan"), "stop_after_skipped": 2, "save_every": 0}
+    with pytest.raises(NonFiniteError, match="in 2 updates in a row, up to update 3"):
+        run("sft", {"policy": "student"}, **{**TRAIN, **lost, "steps": 5})
+    with pytest.raises(NonFiniteError, match="in 2 updates in a row, up to update 3"):
+        on_policy("lost", **{**lost, "k": 2, "steps": 5, "rollout_size": 4})
+    for folder in ("sft", "lost"):
+        assert (tmp_path / folder / "nonfinite-3.npz").is_file()

@@ -357,7 +357,7 @@ def published_8b_grpo() -> dict:
                 "surrogate": "cispo", "clip_low": 0.0, "clip_high": 0.0,
                 "kl_coef": 0.01, "kl_estimator": "k3",
             },
-            "max_off_policy_steps": 1,  # code
+            "max_off_policy_steps": 1,  # as its PPO (T3, section 6.3); the docs do not say
             "lr": 5e-7,  # docs
             "lr_schedule": "constant",  # docs
             "steps": 26040,  # 10,000,000 episodes (docs); the best checkpoint is far earlier

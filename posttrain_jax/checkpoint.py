@@ -107,6 +107,14 @@ def load_about(folder: Path) -> dict:
     return json.loads((folder / "model.json").read_text())
 
 
+def model_kind(folder: Path) -> str:
+    """What sort of model `save_params` wrote: policy, reward_model or process_reward."""
+    about = load_about(folder) if (folder / "model.json").is_file() else {}
+    if "head" not in about:
+        return "policy"
+    return "process_reward" if "separators" in about else "reward_model"
+
+
 def load_params(folder: Path, shapes: Any, shardings: Any) -> Any:
     """Read parameters straight into their shards.
 

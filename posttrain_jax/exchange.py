@@ -26,7 +26,7 @@ def add_export(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", type=Path, help="run folder")
     verb.add_argument("out", type=Path, help="folder to write")
     verb.add_argument("--to", choices=["hf"], default="hf", help="the layout: Hugging Face's")
-    verb.add_argument("--stage", help="the stage whose policy is exported (the last)")
+    verb.add_argument("--stage", help="the stage whose model is exported (the last policy)")
     _add_common(verb)
 
 
@@ -44,21 +44,16 @@ def _add_common(verb: argparse.ArgumentParser) -> None:
 
 def export_run(args: argparse.Namespace) -> int:
     """`posttrain export RUN OUT`."""
-    artifact = find_policy(args.run, args.stage)
+    artifact = find_model(args.run, args.stage)
     from posttrain_jax.data.text import open_text, open_tokenizer
-    from posttrain_jax.model_card import lineage_card
-    from posttrain_jax.models.safetensors import save_pretrained
-    from posttrain_jax.policy import load_policy, open_mesh
+    from posttrain_jax.policy import open_mesh
+    from posttrain_jax.stages.export import write
 
     settings = read_json(artifact.path / artifacts.RECORD)["config"]
     # A stage on plain text has no template; the tokenizer's own is written then.
     plain = not settings["chat_template"]
     text = (open_tokenizer(settings), None) if plain else open_text(settings)
-    model, params = load_policy(artifact, open_mesh({"mesh": {}}))
-    save_pretrained(
-        args.out, model.config, params, *text, dtype=args.dtype,
-        card=lineage_card(artifact, model.config.family),
-    )  # fmt: skip
+    write(artifact, open_mesh({"mesh": {}}), args.out, *text, dtype=args.dtype)
     _say(args, {"run": str(args.run), "stage": artifact.stage, "id": artifact.id})
     return 0
 
@@ -86,39 +81,33 @@ def import_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_policy(run: Path, stage: str | None) -> Artifact:
-    """The policy that a run's stage made.
+def find_model(run: Path, stage: str | None) -> Artifact:
+    """The model that a run's stage made.
 
     Args:
       run: the run folder.
-      stage: its name; None for the last one in the recipe's order that is done.
+      stage: its name; None for the last in the recipe's order that made a policy.
 
     Raises:
-      ValueError: not a run folder, no such stage, or one that is not done or makes no policy.
+      ValueError: not a run folder, no such stage, or one that is not done or makes no model.
     """
     if not (run / "run.json").is_file():
         raise ValueError(f"{run} is not a run folder: expected run.json in it")
     said = read_json(run / "run.json")
-    policies = {}
+    models, policies = {}, []
     for name in said["order"]:
         folder = run / said["stages"][name]["path"]
-        if artifacts.is_done(folder) and _is_policy(folder):
-            policies[name] = folder
-    if not policies:
+        if artifacts.is_done(folder) and (folder / "params").is_dir():
+            models[name] = folder
+            policies += [name] * ("head" not in read_json(folder / "model.json"))
+    if not stage and not policies:
         raise ValueError(f"{run}: no stage that makes a policy is done yet")
-    name = stage or list(policies)[-1]
-    if name not in policies:
+    name = stage or policies[-1]
+    if name not in models:
         raise ValueError(
-            f"{run}: stage {name!r} has no finished policy (--stage); there are: "
-            f"{', '.join(policies)}"
+            f"{run}: stage {name!r} has no finished model (--stage); there are: {', '.join(models)}"
         )
-    return artifacts.load(policies[name], name)
-
-
-def _is_policy(folder: Path) -> bool:
-    """Whether an artifact holds a language model: parameters without a head for rewards."""
-    about = folder / "model.json"
-    return (folder / "params").is_dir() and about.is_file() and "head" not in read_json(about)
+    return artifacts.load(models[name], name)
 
 
 def _say(args: argparse.Namespace, what: Mapping[str, Any]) -> None:

@@ -22,7 +22,9 @@ from jax.sharding import Mesh
 from posttrain_jax import checkpoint, reward_model
 from posttrain_jax.api import Artifact, Batch, Model, Params
 from posttrain_jax.conversations import without_markers
+from posttrain_jax.data.chat import ChatTemplate
 from posttrain_jax.data.steps import Steps, encode_steps, split_steps
+from posttrain_jax.data.tokenizer import Tokenizer
 from posttrain_jax.mesh import from_local_rows, local_rows
 from posttrain_jax.models import ModelConfig, heads, make_model
 from posttrain_jax.models.head_files import load_with_head, save_with_head
@@ -89,12 +91,12 @@ def load(artifact: Artifact, mesh: Mesh) -> ProcessModel:
     """The process reward model of an artifact, read into its shards.
 
     Raises:
-      ValueError: the artifact is of another kind.
+      ValueError: the artifact holds none.
     """
-    if artifact.kind != "process_reward":
+    if (kind := checkpoint.model_kind(artifact.path)) != "process_reward":
         raise ValueError(
-            f"{artifact.path} is of stage {artifact.stage!r}, a {artifact.kind}: expected one of "
-            "kind process_reward"
+            f"{artifact.path} of stage {artifact.stage!r} ({artifact.kind}) holds a {kind}: "
+            "expected a process_reward"
         )
     about = checkpoint.load_about(artifact.path)
     model, head = make_model(ModelConfig(**about["config"])), HeadConfig(**about["head"])
@@ -132,7 +134,10 @@ def from_folder(
     return ProcessModel(model, params, length, tuple(separators), aggregate, marker, lazy.head)
 
 
-def export(artifact: Artifact, mesh: Mesh, folder: Path, text: Text) -> None:
+def export(
+    artifact: Artifact, mesh: Mesh, folder: Path, tokenizer: Tokenizer,
+    template: ChatTemplate | None = None,
+) -> None:  # fmt: skip
     """Write the process reward model of an artifact as `transformers` and others load it.
 
     Raises:
@@ -140,7 +145,7 @@ def export(artifact: Artifact, mesh: Mesh, folder: Path, text: Text) -> None:
     """
     found = load(artifact, mesh)
     save_with_head(
-        folder, found.model.config, found.params, found.head, text.tokenizer, text.template,
+        folder, found.model.config, found.params, found.head, tokenizer, template,
         reads="token",
     )  # fmt: skip
 

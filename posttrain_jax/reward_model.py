@@ -25,6 +25,8 @@ from jax.sharding import Mesh
 from posttrain_jax import checkpoint
 from posttrain_jax.api import Artifact, Batch, Model, Params
 from posttrain_jax.conversations import encode_rows
+from posttrain_jax.data.chat import ChatTemplate
+from posttrain_jax.data.tokenizer import Tokenizer
 from posttrain_jax.mesh import (
     all_rows,
     batch_shards,
@@ -165,12 +167,12 @@ def load(artifact: Artifact, mesh: Mesh) -> RewardModel:
     """The reward model of an artifact, read into its shards.
 
     Raises:
-      ValueError: the artifact is of another kind.
+      ValueError: the artifact holds none.
     """
-    if artifact.kind != "reward_model":
+    if (kind := checkpoint.model_kind(artifact.path)) != "reward_model":
         raise ValueError(
-            f"{artifact.path} is of stage {artifact.stage!r}, a {artifact.kind}: expected one of "
-            "kind reward_model"
+            f"{artifact.path} of stage {artifact.stage!r} ({artifact.kind}) holds a {kind}: "
+            "expected a reward_model"
         )
     about = checkpoint.load_about(artifact.path)
     model, head = make_model(ModelConfig(**about["config"])), HeadConfig(**about["head"])
@@ -207,7 +209,10 @@ def from_folder(
     return RewardModel(model, params, model.config.max_length, span, lazy.head)
 
 
-def export(artifact: Artifact, mesh: Mesh, folder: Path, text: Text) -> None:
+def export(
+    artifact: Artifact, mesh: Mesh, folder: Path, tokenizer: Tokenizer,
+    template: ChatTemplate | None = None,
+) -> None:  # fmt: skip
     """Write the reward model of an artifact as `transformers` and others load it.
 
     Raises:
@@ -216,9 +221,7 @@ def export(artifact: Artifact, mesh: Mesh, folder: Path, text: Text) -> None:
     found = load(artifact, mesh)
     if found.gate:
         raise ValueError(f"{artifact.path} has a gate, and no Hugging Face class holds one")
-    save_with_head(
-        folder, found.model.config, found.params, found.head, text.tokenizer, text.template
-    )
+    save_with_head(folder, found.model.config, found.params, found.head, tokenizer, template)
 
 
 def load_value(artifact: Artifact, mesh: Mesh, seed: int) -> tuple[Model, Params]:
@@ -230,7 +233,7 @@ def load_value(artifact: Artifact, mesh: Mesh, seed: int) -> tuple[Model, Params
     Raises:
       ValueError: a reward model with several outputs.
     """
-    if artifact.kind != "reward_model":
+    if checkpoint.model_kind(artifact.path) != "reward_model":
         model, policy = load_policy(artifact, mesh)
         return model, add_head(model, policy, mesh, seed, heads.VALUE)
     found = load(artifact, mesh)

@@ -8,12 +8,13 @@ import jax
 import numpy as np
 import pytest
 
-from posttrain_jax import artifacts, main, policy
+from posttrain_jax import artifacts, main, policy, reward_model, train_state
 from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.files import write_json
 from posttrain_jax.model_card import front_matter
-from posttrain_jax.models import ModelConfig, from_pretrained, make_model
+from posttrain_jax.models import ModelConfig, from_pretrained, heads, make_model
 from posttrain_jax.models.safetensors import load_pretrained
+from posttrain_jax.policy import open_mesh
 
 CONFIG = ModelConfig(704, 1, 16, 2, 2, 8, 24, pad_id=0)
 TASKS = {"tasks": {"arithmetic": 1.0}, "count": 40}
@@ -69,6 +70,30 @@ def test_export_writes_the_last_policy(run, tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
+def test_a_model_with_a_head_is_exported_by_its_stage(run, tmp_path, capsys):
+    model, mesh = make_model(CONFIG), open_mesh({"mesh": {"data": 1}})
+    backbone = train_state.init_params(model, mesh, 1)
+    params = reward_model.add_head(model, backbone, mesh, 2, heads.SCORE)
+    record = artifacts.Record(
+        "taste", "reward_model", "9" * 64,
+        {"tokenizer": "tiny", "chat_template": "tiny", "data": {}, "mesh": {}},
+    )  # fmt: skip
+    folder = run / "artifacts" / record.folder_name
+    artifacts.prepare(folder, record)
+    reward_model.save(folder, reward_model.RewardModel(model, params, 32, "whole"))
+    artifacts.finish(folder)
+    artifacts.seal(folder)
+    said = json.loads((run / "run.json").read_text())
+    said["order"].append("taste")
+    said["stages"]["taste"] = {"path": f"artifacts/{folder.name}"}
+    write_json(run / "run.json", said)
+    assert call(capsys, "export", run, tmp_path / "last")[0] == 0
+    assert load_pretrained(tmp_path / "last")  # still the last policy
+    assert call(capsys, "export", run, tmp_path / "out", "--stage", "taste")[0] == 0
+    again = reward_model.from_folder(tmp_path / "out", mesh)
+    jax.tree.map(np.testing.assert_array_equal, again.params, params)
+
+
 def test_the_card_tells_where_it_comes_from(run, tmp_path, capsys):
     assert call(capsys, "export", run, tmp_path / "out")[0] == 0
     card = (tmp_path / "out" / "README.md").read_text()
@@ -121,7 +146,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
     (unfinished,) = (run / "artifacts").glob("tuned-*")
     cases = [
         (("export", tmp_path, out), "is not a run folder: expected run.json"),
-        (("export", run, out, "--stage", "exam"), "no finished policy (--stage); there are: base"),
+        (("export", run, out, "--stage", "exam"), "no finished model (--stage); there are: base"),
         (("import", tmp_path / "none", out), "config.json; expected a model folder"),
         (("import", tmp_path / "none.gguf", out), "no GGUF file"),
         (("import", run, run), "is both the source and the folder to write"),
@@ -131,7 +156,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
         assert code == 2 and message in err and err.count("\n") == 1 and not printed
     (unfinished / "DONE").unlink()
     code, _, err = call(capsys, "export", run, out, "--stage", "tuned")
-    assert code == 2 and "'tuned' has no finished policy" in err and "there are: base" in err
+    assert code == 2 and "'tuned' has no finished model" in err and "there are: base" in err
     shutil.rmtree(run / "artifacts")
     assert "no stage that makes a policy is done" in call(capsys, "export", run, out)[2]
     assert not out.exists() and not list(Path(tmp_path).glob(".out*"))

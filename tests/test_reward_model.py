@@ -137,7 +137,7 @@ def test_an_artifact_in_the_form_of_others(text, make_small, tmp_path):
     params = reward_model.add_head(policy.model, policy.params, policy.mesh, 1)
     reward_model.save(tmp_path, reward_model.RewardModel(policy.model, params, 24, "whole"))
     artifact = Artifact("rm", "reward_model", "0" * 64, tmp_path)
-    reward_model.export(artifact, policy.mesh, tmp_path / "model", text)
+    reward_model.export(artifact, policy.mesh, tmp_path / "model", *text)
     said = json.loads((tmp_path / "model" / "config.json").read_text())
     assert said["architectures"] == ["LlamaForSequenceClassification"]
     assert said["pad_token_id"] == text.tokenizer.pad_id and len(said["id2label"]) == 1

@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 from posttrain_jax import process_reward
 from posttrain_jax import reward_model as reward_models
 from posttrain_jax.api import Artifact, Model, Params, Verdict
+from posttrain_jax.checkpoint import model_kind
 from posttrain_jax.conversations import without_markers
 from posttrain_jax.data.chat import encode_prompt
 from posttrain_jax.data.examples import messages
@@ -52,7 +53,7 @@ def open_judges(
         try:
             if term.reward_model:
                 artifact = _input(inputs, term.reward_model)
-                if artifact.kind == "process_reward":
+                if model_kind(artifact.path) == "process_reward":
                     made = process_reward.load(artifact, mesh)
                     how = term.transform if term.transform in AGGREGATES else made.aggregate
                     found[term.name] = process_judge(made._replace(aggregate=how), text, mesh)

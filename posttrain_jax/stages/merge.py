@@ -1,11 +1,11 @@
-"""A weighted average of policies' parameters, saved as a policy.
+"""A weighted average of models' parameters, saved as the model that they are.
 
   theta = sum_i w_i theta_i / sum_i w_i
 
 Llama 3 averages the models of its reward-model, SFT and DPO runs so (arXiv 2407.21783, section
 4.1.5; weights not published); between two policies trained for different rewards it gives the
 points of rewarded soups (Rame et al. 2023, arXiv 2306.04488). Sums are in float32. Adapters come
-merged into their weights.
+merged into their weights; heads are averaged with their models.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from posttrain_jax import artifacts
-from posttrain_jax.api import Artifact, Model, Params
-from posttrain_jax.checkpoint import load_about
+from posttrain_jax import artifacts, process_reward, reward_model
+from posttrain_jax.api import Artifact, Params
+from posttrain_jax.checkpoint import model_kind
 from posttrain_jax.policy import load_policy, open_mesh, save_policy
 
 DEFAULTS = {"weights": {}}
@@ -36,23 +36,47 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     mesh, weights = open_mesh(config), shares(dict(config.weights), inputs)
     with jax.set_mesh(mesh):
         (role, share), *others = weights.items()
-        model, first = _load(inputs, role, mesh)
-        total, distances = _scale(first, share), {}
+        first = open_part(inputs[role], mesh)
+        total, distances = _scale(first.params, share), {}
         for other, share in others:
-            theirs, params = _load(inputs, other, mesh)
-            check_same(model.config, theirs.config, role, other)
-            distances[f"distance/{other}"] = float(_distance(first, params))
-            total = _add(total, params, share)
-        merged = jax.tree.map(lambda x, like: x.astype(like.dtype), total, first)
-        save_policy(workdir, model, merged)
+            part = open_part(inputs[other], mesh)
+            check_same(first.form, part.form, role, other)
+            distances[f"distance/{other}"] = float(_distance(first.params, part.params))
+            total = _add(total, part.params, share)
+        first.save(workdir, jax.tree.map(lambda x, y: x.astype(y.dtype), total, first.params))
     shown = {f"weight/{name}": share for name, share in weights.items()}
     return artifacts.finish(workdir, metrics={"policies": len(weights), **shown, **distances})
 
 
-def _load(inputs: Mapping[str, Artifact], role: str, mesh: Mesh) -> tuple[Model, Params]:
-    if "head" in load_about(inputs[role].path):
-        raise ValueError(f"input {role!r} (stage {inputs[role].stage!r}) has a head: no policy")
-    return load_policy(inputs[role], mesh)
+class Part(NamedTuple):
+    """A model to average.
+
+    Attributes:
+      form: what it must have in common with the others.
+      save: writes a model like it, with other parameters, into a folder.
+    """
+
+    form: dict[str, Any]
+    params: Params
+    save: Callable[[Path, Params], None]
+
+
+def open_part(artifact: Artifact, mesh: Mesh) -> Part:
+    """The model of an artifact: a policy, or one with a head."""
+    kind = model_kind(artifact.path)
+    if kind == "policy":
+        model, params = load_policy(artifact, mesh)
+        form = {"kind": kind, **dataclasses.asdict(model.config)}
+        return Part(form, params, lambda folder, merged: save_policy(folder, model, merged))
+    module: Any = reward_model if kind == "reward_model" else process_reward
+    found = module.load(artifact, mesh)
+    beside = {k: v for k, v in found._asdict().items() if k not in ("model", "params")}
+    form = {"kind": kind, **dataclasses.asdict(found.model.config), **beside}
+    return Part(
+        form,
+        found.params,
+        lambda folder, merged: module.save(folder, found._replace(params=merged)),
+    )
 
 
 def shares(weights: Mapping[str, float], inputs: Mapping[str, Any]) -> dict[str, float]:
@@ -72,17 +96,17 @@ def shares(weights: Mapping[str, float], inputs: Mapping[str, Any]) -> dict[str,
     return {role: weight / total for role, weight in found.items()}
 
 
-def check_same(one: Any, other: Any, first: str, second: str) -> None:
-    """Refuse to average models of different sizes.
+def check_same(ours: dict[str, Any], theirs: dict[str, Any], first: str, second: str) -> None:
+    """Refuse to average models of different forms.
 
     Raises:
       ValueError: the inputs' roles, and each field in which they differ.
     """
-    ours, theirs = dataclasses.asdict(one), dataclasses.asdict(other)
+    names = [name for name in {**ours, **theirs} if name not in FREE]
     differ = [
-        f"{name}: {ours[name]} and {theirs[name]}"
-        for name in ours
-        if name not in FREE and ours[name] != theirs[name]
+        f"{name}: {ours.get(name)} and {theirs.get(name)}"
+        for name in names
+        if ours.get(name) != theirs.get(name)
     ]
     if differ:
         raise ValueError(f"inputs {first!r} and {second!r} differ in {'; '.join(differ)}")

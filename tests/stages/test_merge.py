@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from posttrain_jax import artifacts, policy
+from posttrain_jax import artifacts, policy, reward_model
 from posttrain_jax.api import Artifact
-from posttrain_jax.models import lora
+from posttrain_jax.models import heads, lora
 from posttrain_jax.stages import merge
 
 
@@ -114,9 +114,37 @@ def test_models_of_other_sizes(three, make_small, tmp_path):
         average(tmp_path / "m", {"a": inputs["a"], "w": other}, mesh)
 
 
-def test_a_reward_model_is_no_policy(three, make_small, tmp_path):
-    inputs, _, mesh = three
-    small = make_small()
-    other = save(tmp_path / "scored", small.model, small.params, head={})
-    with pytest.raises(ValueError, match=r"input 'w' \(stage 'scored'\) has a head"):
-        average(tmp_path / "m", {"a": inputs["a"], "w": other}, mesh)
+@pytest.fixture
+def judges(make_small, tmp_path):
+    """`(seed, **changes of a reward model) -> (artifact, its exact parameters)`."""
+
+    def make(seed, **changes):
+        small = make_small(seed)
+        params = reward_model.add_head(small.model, small.params, small.mesh, seed, heads.SCORE)
+        folder = tmp_path / f"judge{seed}"
+        found = reward_model.RewardModel(small.model, params, 32, "whole")._replace(**changes)
+        reward_model.save(folder, found)
+        exact = jax.tree.map(np.float64, params)
+        return Artifact(folder.name, "reward_model", "1" * 64, folder), exact
+
+    return make
+
+
+def test_reward_models_are_averaged_with_their_heads(judges, three, tmp_path):
+    mesh = three[2]
+    (one, first), (other, second) = judges(0), judges(1)
+    folder = tmp_path / "merge"
+    artifacts.prepare(folder, artifacts.Record("merge", "merge", "0" * 64, {}))
+    config = ConfigDict({"weights": {"a": 3.0}, "mesh": {"data": 1}})
+    merged = reward_model.load(merge.run(config, folder, {"a": one, "b": other}), mesh)
+    assert_mean(merged.params, [first, second], [3 / 4, 1 / 4])
+    assert (merged.length, merged.span, merged.head) == (32, "whole", heads.SCORE)
+
+
+def test_models_that_judge_otherwise_are_not_averaged(judges, three, tmp_path):
+    policies, _, mesh = three
+    (one, _), (other, _) = judges(0), judges(1, span="answer")
+    with pytest.raises(ValueError, match="inputs 'a' and 'b' differ in span: whole and answer"):
+        average(tmp_path / "m", {"a": one, "b": other}, mesh)
+    with pytest.raises(ValueError, match="'a' and 'p' differ in kind: reward_model and policy"):
+        average(tmp_path / "m", {"a": one, "p": policies["a"]}, mesh)

@@ -183,5 +183,5 @@ def test_a_killed_stage_goes_on_to_the_same_model(policy, text, tmp_path, run_st
     )
     assert whole.metrics == killed.metrics
     assert set(whole.metrics) >= {"step_accuracy", "step_accuracy/sums", "first_error_f1"}
-    with pytest.raises(ValueError, match="a sft: expected one of kind process_reward"):
+    with pytest.raises(ValueError, match="holds a policy: expected a process_reward"):
         process_reward.load(inputs["policy"], policy.mesh)

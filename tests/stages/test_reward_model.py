@@ -274,10 +274,10 @@ def test_a_whole_stage_and_a_gate_over_it(make_small, text, tmp_path, run_stage)
         reward_model.score_local(before, said, text, policy.mesh)
     with pytest.raises(ValueError, match=r"a gate weighs several objectives; .* a gate already"):
         reward_model.add_gate(after, policy.mesh, 0, {})
-    with pytest.raises(ValueError, match="a sft: expected one of kind reward_model"):
+    with pytest.raises(ValueError, match="holds a policy: expected a reward_model"):
         reward_model.load(sft, policy.mesh)
     with pytest.raises(ValueError, match="has a gate, and no Hugging Face class holds one"):
-        reward_model.export(gated, policy.mesh, tmp_path / "out", text)
+        reward_model.export(gated, policy.mesh, tmp_path / "out", *text)
 
 
 def test_heldout_pairs_by_domain(monkeypatch):

@@ -84,7 +84,7 @@ def one_round(number: int, parts: dict, preferences: dict, inputs: dict) -> dict
 
     Args:
       parts: settings of the stages: `reward_model`, `samples`, `sft`, `pairs` (rows of DPO), `dpo`,
-        `other_dpo` (what the second run changes).
+        `other_dpo` (what the second run changes); `checks`, verifiers that a sample has to pass.
       preferences: sources of preference data, `round_<number>` for each round so far.
       inputs: the roles that these sources name.
     """
@@ -92,6 +92,7 @@ def one_round(number: int, parts: dict, preferences: dict, inputs: dict) -> dict
     compared = {latest: preferences[latest]}
     used = {latest: inputs[latest]} if latest in inputs else {}
     ranked = {"score": {"reward_model": "reward_model", "transform": "none"}}
+    checks = parts.get("checks", {})
     other = f"{number}_other"
     stages = {
         f"reward_model_{number}": parts["reward_model"]
@@ -107,12 +108,13 @@ def one_round(number: int, parts: dict, preferences: dict, inputs: dict) -> dict
                 "policy": f"policy_{number - 1}",
                 "reward_model": f"reward_model_{number}",
             },
-            "verifiers": ranked,
+            "verifiers": ranked | checks,
             "seed": number,  # other prompts in every round, and other samples
         },
         f"best_{number}": {
             "kind": "reject",
             "inputs": {"samples": f"samples_{number}"},
+            "keep": dict.fromkeys(checks, 1.0),
             "per_prompt": 1,
             "prefer": "score",  # the reward model's favourite: L3, section 4.2.2
         },
@@ -171,6 +173,9 @@ def tiny() -> dict:
             "samples": 10,  # L3, section 4.2.2: 10 to 30
             "batch_size": 64,
         },
+        # Answers are filtered: L3, section 4.3.3. Without that the reward model's mistakes add up
+        # from round to round.
+        "checks": {"accuracy": {"verifier": "task_answer"}},
         "sft": finetune | {"data": helpful, "steps": 80, "lr": 5e-4},
         "pairs": {"data": helpful, "length": 64},
         "dpo": {"pairs_per_step": 32, "epochs": 1.0, "lr": 5e-5},

@@ -148,7 +148,7 @@ def _draw(model: Model, params: Params, hidden_BD, loop: Loop, asked: Asked, rul
     return loop._replace(
         place=loop.place + 1,
         token_B=token,
-        live_B=loop.live_B & ~stop,
+        live_B=loop.live_B & jnp.logical_not(stop),
         tokens_BC=jax.lax.dynamic_update_slice(loop.tokens_BC, token[:, None], (0, loop.place)),
         mask_BC=put(loop.mask_BC, loop.live_B),
         behaviour_logp_BC=put(loop.behaviour_logp_BC, behaviour),

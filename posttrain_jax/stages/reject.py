@@ -33,9 +33,9 @@ PREFERENCES = ("first", "short", "long")
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Filter inputs["samples"] and mix in the sources of `config.mix`.
 
-    `keep` maps a score to its least value; masked, unfinished and forged samples never pass. At
-    most `per_prompt` responses a prompt stay (0: all), the `prefer`red ones first: `first`,
-    `short`, `long`, or those with the most of the score that it names.
+    `keep` maps a score to its least value; masked, unfinished and forged samples never pass, nor
+    are they mixed in. At most `per_prompt` responses a prompt stay (0: all), the `prefer`red ones
+    first: `first`, `short`, `long`, or those with the most of the score that it names.
     """
     rows = list(JsonlSource(inputs["samples"].path / DATA))
     kept, counts = select(rows, config.keep.to_dict(), config.per_prompt, config.prefer)
@@ -45,14 +45,16 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
             f"{config.keep.to_dict()}; counts: {counts}"
         )
     mixed = load_examples(config.mix, inputs, config.seed) if config.mix else []
-    data = [*kept, *mixed]
+    good = [row for row in mixed if not spoilt(row)]
+    counts |= {"mixed": len(good), "mixed_dropped": len(mixed) - len(good)}
+    data = [*kept, *good]
     random.Random(config.seed).shuffle(data)
     if process.index() == 0:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in data]
         write_text(workdir / DATA, "".join(lines))
     with MetricLogger(workdir, 1, stage_title(workdir)) as log:
-        log(1, {**counts, "mixed": len(mixed)})
-    return artifacts.finish(workdir, metrics={**counts, "mixed": len(mixed)})
+        log(1, counts)
+    return artifacts.finish(workdir, metrics=counts)
 
 
 def select(
@@ -93,6 +95,11 @@ def select(
                 kept.append(dict(row))
     counts["kept"] = len(kept)
     return kept, counts
+
+
+def spoilt(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a sample that nothing should be trained on, whatever its scores."""
+    return "forged" in row and bool(_refused(row, {}))
 
 
 def _refused(row: Mapping[str, Any], keep: Mapping[str, float]) -> str:

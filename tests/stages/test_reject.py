@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain_jax.stages.reject import select
+from posttrain_jax.stages.reject import select, spoilt
 
 
 def row(response, *, index=0, accuracy=1.0, format=1.0, length=3, **flags):
@@ -68,3 +68,9 @@ def test_wrong_settings_raise():
     with pytest.raises(ValueError, match=r"prefer='best': expected one of .*'short'"):
         select([row("a")], {}, 0, "best")
     assert select([], {}, 0, "first")[1]["kept"] == 0
+
+
+def test_spoilt_samples_are_not_mixed_in():
+    rows = [row("a"), row("b", forged=True), row("c", finished=False), row("d", accuracy=0.0)]
+    assert [spoilt(r) for r in rows] == [False, True, True, False]
+    assert not spoilt({"prompt": "p", "solution": "of a task, not a sample"})

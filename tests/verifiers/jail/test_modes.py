@@ -162,7 +162,8 @@ def test_function_runs_ours_and_may_import_this_package(jail):
     target = "posttrain_jax.verifiers.jail.values:encode"
     job = {"mode": "function", "target": target, "args": [[1, 2.5]]}
     assert jail.run(job).results == [Result(["l", ["i", "1"], ["f", "2.5"]])]
-    job = {"mode": "function", "target": "importlib:import_module", "args": ["posttrain_jax.api"]}
+    light = "posttrain_jax.verifiers.tags"
+    job = {"mode": "function", "target": "importlib:import_module", "args": [light]}
     assert (jail.run(job).results[0].error or "").startswith("Opaque")
     assert jail.run({"mode": "function", "target": "no.such:f", "args": []}).status == "infra_error"
 

@@ -165,7 +165,8 @@ def test_function_runs_ours_and_may_import_this_package(jail):
     light = "posttrain_jax.verifiers.tags"
     job = {"mode": "function", "target": "importlib:import_module", "args": [light]}
     assert (jail.run(job).results[0].error or "").startswith("Opaque")
-    assert jail.run({"mode": "function", "target": "no.such:f", "args": []}).status == "infra_error"
+    absent = jail.run({"mode": "function", "target": "no.such:f", "args": []})
+    assert absent.status in ("infra_error", "died")  # by what of it is read first
 
 
 def test_a_job_that_is_wrong_raises(jail):

@@ -10,10 +10,9 @@ search, weighted votes). Every number is ours.
 from ml_collections import ConfigDict
 
 from posttrain_jax.recipe import preset
+from posttrain_jax.recipe_parts import BASE, REASONING, TEXT, WINDOW
 
-REASONING = {"arithmetic": 1.0, "word_problem": 1.0, "logic": 1.0}
 CLEAN = {"finished": True, "forged": False}
-SPACE = {"prompt_length": 16, "max_new": 40}
 STOPS = (".", "。")
 ORDER = (
     "base", "sft", "samples", "heldout", "outcome", "steps", "heldout_steps", "process", "rerank",
@@ -23,24 +22,6 @@ ORDER = (
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe; it has one preset."""
-    base = {
-        "kind": "pretrain",
-        "model": "tiny:base",
-        "curriculum": {
-            "1_lessons": {
-                "mix": {"table": 0.30, "list": 0.08, "worked": 0.42, "chat": 0.20},
-                "until": ("lookup", "step", "carry"),
-            },
-            "2_web": {
-                "mix": {"table": 0.10, "list": 0.04, "worked": 0.06, "problem": 0.55, "chat": 0.25},
-                "steps": 150,
-            },
-        },
-        "batch_size": 16,
-        "max_steps": 800,
-        "lr": 3e-3,
-        "optimizer": {"name": "muon"},
-    }
     sft = {
         "kind": "sft",
         "inputs": {"policy": "base"},
@@ -58,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "temperature": 1.5,  # so that most samples are wrong
         "batch_size": 64,
         "verifiers": {"accuracy": {"verifier": "task_answer"}},
-        **SPACE,
+        **WINDOW,
     }
     labels = {
         "kind": "step_labels",
@@ -74,7 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "max_new": 40,
     }
     stages = {
-        "base": base,
+        "base": BASE,
         "sft": sft,
         "samples": samples,
         "outcome": {
@@ -134,7 +115,5 @@ def get_config(arg: str = "") -> ConfigDict:
             "max_new": 48,
         },
     }
-    return ConfigDict({
-        "preset": preset(arg, "tiny", ("tiny",)), "seed": 0, "tokenizer": "tiny",
-        "chat_template": "tiny", "stages": stages, "order": ORDER,
-    })  # fmt: skip
+    name = preset(arg, "tiny", ("tiny",))
+    return ConfigDict(TEXT | {"preset": name, "seed": 0, "stages": stages, "order": ORDER})

@@ -1,5 +1,6 @@
 """A guest that stays and answers one request after the other, as its client sees it."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -43,12 +44,9 @@ class Dialogue:
             os.close(read)
 
     def tell(self, request: Any) -> None:
-        """Send a request.
-
-        Raises:
-          BrokenPipeError: the guest has ended.
-        """
-        write_all(self._requests, frame(request))
+        """Send a request. That nobody reads it any more is for `ask` to find, with the reason."""
+        with contextlib.suppress(BrokenPipeError):
+            write_all(self._requests, frame(request))
 
     def ask(self, request: Any, limits: Limits | None = None) -> list[Any] | Outcome:
         """Send a request; the row that answers it, or how the guest ended instead.
@@ -57,7 +55,6 @@ class Dialogue:
           limits: of this request; None leaves it those of all together.
 
         Raises:
-          BrokenPipeError: the guest had ended before.
           Gone: the zygote died.
         """
         watch, wall = self.watch, (limits or self._total).wall

@@ -65,10 +65,7 @@ def call(connection: Connection, target: str, args: Any, limits: Limits) -> Outc
 def _ask(connection: Connection, kept: Kept, request: list[Any]) -> Outcome:
     """One call in this guest, which stays if it is fit for another."""
     connection.kept = kept._replace(served=kept.served + 1)
-    try:
-        answer = kept.dialogue.ask(request, kept.limits)
-    except BrokenPipeError:
-        answer = Outcome("died", [], "it had ended")
+    answer = kept.dialogue.ask(request, kept.limits)
     if isinstance(answer, list):
         try:
             answer = ended_well([result(answer, 0)], 0.0)

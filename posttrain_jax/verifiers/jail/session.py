@@ -39,7 +39,7 @@ class Session:
                     if begun.status != "ok":  # a later call may find the jail well again
                         return begun
                 outcome = self._ask(code)
-            except (Gone, BrokenPipeError) as gone:
+            except Gone as gone:
                 outcome = Outcome("infra_error", [], f"the jail died: {gone}")
         if outcome.status != "ok":
             self._over = outcome.detail or outcome.status

@@ -32,7 +32,7 @@ def run(connection: Connection, program: str, inputs: list[bytes], limits: Limit
         dialogue = Dialogue(connection, "together", limits, fds=(standard_input,), output=True)
         try:
             return _run(dialogue, program, inputs, standard_input)
-        except OSError as error:  # it had ended, or tampered with its input
+        except OSError as error:  # it tampered with its input
             return Outcome("died", [], str(error))
         finally:
             dialogue.close()

@@ -162,11 +162,10 @@ def test_function_runs_ours_and_may_import_this_package(jail):
     target = "posttrain_jax.verifiers.jail.values:encode"
     job = {"mode": "function", "target": target, "args": [[1, 2.5]]}
     assert jail.run(job).results == [Result(["l", ["i", "1"], ["f", "2.5"]])]
-    light = "posttrain_jax.verifiers.tags"
-    job = {"mode": "function", "target": "importlib:import_module", "args": [light]}
+    job = {"mode": "function", "target": "importlib:import_module", "args": ["posttrain_jax.api"]}
     assert (jail.run(job).results[0].error or "").startswith("Opaque")
     absent = jail.run({"mode": "function", "target": "no.such:f", "args": []})
-    assert absent.status in ("infra_error", "died")  # by what of it is read first
+    assert absent.status == "infra_error"
 
 
 def test_a_job_that_is_wrong_raises(jail):

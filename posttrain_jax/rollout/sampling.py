@@ -1,4 +1,4 @@
-"""The rules that turn logits into a token: temperature, top-k, top-p, min-p, Gumbel argmax."""
+"""The rules that turn logits into a token: temperature, top-k, top-p, min-p, a race of tokens."""
 
 from __future__ import annotations
 
@@ -74,23 +74,52 @@ def first_largest(x_BV: jax.Array) -> jax.Array:
     return jnp.min(jnp.where(x_BV == largest, places, x_BV.shape[1] - 1), axis=-1)
 
 
+def _mixed(x: jax.Array) -> jax.Array:
+    """uint32 -> uint32, one to one; each bit of `x` turns half of the others.
+
+    The constants are lowbias32's (Wellons 2018, nullprogram.com/blog/2018/07/31).
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def waits(keys_B: jax.Array, size: int) -> jax.Array:
+    """Exponential waiting times of rate 1 [B, size], from a row's key and the place alone.
+
+    A hash of (key, place) in place of `jax.random`: a third of its time on CPU, where noise over a
+    vocabulary costs as much as a layer. 32 bits, so that a wait may be as short as 1e-10.
+    """
+    words = jax.random.key_data(keys_B)[:, :2]
+    places = jax.lax.broadcasted_iota(jnp.uint32, (words.shape[0], size), 1)
+    apart = places * jnp.uint32(0x9E3779B9)  # neighbours far from each other: 2^32 / golden ratio
+    bits = _mixed(_mixed(apart + words[:, :1]) ^ words[:, 1:])
+    return -jnp.log1p(-(bits.astype(jnp.float32) + 0.5) * 2.0**-32)
+
+
 def sample_token(
     logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sample one token a row by Gumbel argmax.
+    """Sample one token a row.
+
+    Tokens race: the shortest of `waits / probability` is theirs with just that probability. It is
+    Gumbel argmax (Maddison et al. 2014, arXiv 1411.0030) with one logarithm less. No sum over the
+    vocabulary decides, so that another order of summation gives the same token.
 
     Returns:
       token [B], its log-prob under the sampling distribution, and under the untempered model.
       Greedy tokens have sampling log-prob 0.
     """
-    model_logp = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
+    logits_BV = logits_BV.astype(jnp.float32)
     if sampling.temperature == 0:
-        token = first_largest(logits_BV)
-        behaviour = jnp.zeros(token.shape, jnp.float32)
-    else:
-        logits = filter_logits(logits_BV.astype(jnp.float32), sampling)
-        noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys_B)
-        token = first_largest(logits + noise)
-        logp = jax.nn.log_softmax(logits)
-        behaviour = jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
-    return token, behaviour, jnp.take_along_axis(model_logp, token[:, None], axis=-1)[:, 0]
+        token_B = first_largest(logits_BV)
+        return token_B, jnp.zeros(token_B.shape, jnp.float32), _logp(logits_BV, token_B)
+    allowed_BV = filter_logits(logits_BV, sampling)
+    weights_BV = jnp.exp(allowed_BV - jnp.max(allowed_BV, axis=-1, keepdims=True))
+    token_B = first_largest(weights_BV / waits(keys_B, allowed_BV.shape[1]))
+    return token_B, _logp(allowed_BV, token_B), _logp(logits_BV, token_B)
+
+
+def _logp(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+    picked_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
+    return picked_B - jax.nn.logsumexp(logits_BV, axis=-1)

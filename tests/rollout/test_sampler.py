@@ -7,7 +7,7 @@ import pytest
 from posttrain_jax import train_state
 from posttrain_jax.api import Batch
 from posttrain_jax.rollout.sampler import Asked, Rules, sample
-from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.sampling import Sampling, waits
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
 PROMPTS = ([5, 9, 3], [7], [11, 2, 30, 8, 4])
@@ -38,7 +38,8 @@ def one_by_one(small, logp_float64, prompt, uid, sampling, seed=0):
         logits = model_logp / sampling.temperature
         if sampling.top_k:
             logits[np.argsort(-logits)[sampling.top_k :]] = -np.inf
-        token = int(np.argmax(logits + np.float64(jax.random.gumbel(key, logits.shape))))
+        weights = np.exp(logits - logits.max())
+        token = int(np.argmax(weights / np.float64(waits(key[None], len(logits))[0])))
         found.append((token, logits[token] - np.log(np.exp(logits).sum()), model_logp[token]))
         tokens.append(token)
         if token in sampling.stop:

@@ -11,6 +11,7 @@ from posttrain_jax.rollout.sampling import (
     first_largest,
     row_keys,
     sample_token,
+    waits,
 )
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -131,3 +132,32 @@ def test_keys_come_from_uid_and_position_not_from_the_row():
 def test_truncated_says_whether_tokens_are_excluded(rules, truncated):
     assert Sampling(**rules).truncated is truncated
     assert bool((filtered(LOGITS, Sampling(**rules)) < -1e29).any()) is truncated
+
+
+def test_waits_are_exponential_for_every_row_and_place():
+    keys = row_keys(jax.random.key(3), jnp.arange(300), jnp.full(300, 9))
+    found = np.sort(np.float64(jax.jit(waits, static_argnums=1)(keys, 400)), axis=None)
+    n = found.size
+    distance = np.abs(-np.expm1(-found) - (np.arange(n) + 0.5) / n).max()
+    assert distance < 1.95 / np.sqrt(n)  # Kolmogorov-Smirnov, p = 0.001
+    assert found[0] < 2e-4 and found[0] > 0  # the least of 120,000
+    assert np.isfinite(found).all()
+
+
+def test_waits_of_neighbours_have_nothing_to_do_with_each_other():
+    uids, positions = jnp.repeat(jnp.arange(128), 128), jnp.tile(jnp.arange(128), 128)
+    found = np.float64(waits(row_keys(jax.random.key(0), uids, positions), 64))
+    uniform = np.exp(-found).reshape(128, 128, 64) - 0.5  # uid, position, place
+    for axis in range(3):
+        for apart in (1, 2, 7, 32):
+            low, high = (
+                uniform.take(range(*ends), axis)
+                for ends in ((0, uniform.shape[axis] - apart), (apart, uniform.shape[axis]))
+            )
+            products = 12 * low * high
+            assert abs(products.mean()) < 3.9 * products.std() / np.sqrt(products.size)
+
+
+def test_waits_of_a_row_do_not_depend_on_the_rows_beside_it_nor_on_the_vocabulary():
+    keys = row_keys(jax.random.key(0), jnp.arange(5), jnp.arange(5))
+    np.testing.assert_array_equal(waits(keys, 40)[3:, :30], waits(keys[3:], 30))

@@ -173,9 +173,12 @@ def tiny() -> dict:
             "samples": 10,  # L3, section 4.2.2: 10 to 30
             "batch_size": 64,
         },
-        # Answers are filtered: L3, section 4.3.3. Without that the reward model's mistakes add up
-        # from round to round.
-        "checks": {"accuracy": {"verifier": "task_answer"}},
+        # Answers are filtered (L3, section 4.3.3), and the language is matched (4.3.2). Without
+        # that the reward model's mistakes add up from round to round.
+        "checks": {
+            "accuracy": {"verifier": "task_answer"},
+            "language": {"verifier": "language"},
+        },
         "sft": finetune | {"data": helpful, "steps": 80, "lr": 5e-4},
         "pairs": {"data": helpful, "length": 64},
         "dpo": {"pairs_per_step": 32, "epochs": 1.0, "lr": 5e-5},

@@ -146,7 +146,7 @@ def accumulate(
 ):
     """Sum a loss's gradient and metrics over equal parts of the batch, in float32, in turn.
 
-    Row i is in part i % microbatches, so that each part is spread over the mesh as the batch is.
+    Row i is in part i // together % microbatches, so that each part is spread as the batch is.
 
     Args:
       value_and_grad: `(params, part) -> ((loss, metrics), grads)`.

@@ -14,6 +14,7 @@ from posttrain_jax.api import Batch
 from posttrain_jax.losses import grpo, sft
 from posttrain_jax.mesh import batch_shards, from_local_rows, local_rows, make_mesh, shard_rows
 from posttrain_jax.models import ModelConfig, make_model
+from posttrain_jax.models.sharing import share_prompts
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.experience import Credit, Mix, assemble, take, to_batch
 from posttrain_jax.rollout.sampler import Asked, Rules, sample
@@ -70,6 +71,7 @@ def rollout_and_update(model, mesh, params):
     credit, mix = Credit(group_size=GROUP), Mix(jnp.ones(1), jnp.zeros(1))
     batch = to_batch(rollout, scored, truncated=False, credit=credit)
     batch, metrics = assemble(batch, rollout, scored, mix, credit=credit)
+    shared = of_shared_prompts(model, params, batch)
     part = take(batch, np.random.default_rng(0).permutation(16), "seq_mean_token_mean", 2, None)
     logp = train_state.logprobs(model, params, part, start=PROMPT, temperature=0.8)
     part = part._replace(reference_logp_BT=logp - 0.1)
@@ -84,6 +86,27 @@ def rollout_and_update(model, mesh, params):
         "reward": float(metrics["reward"]),
         "grpo": {name: float(value) for name, value in found.items()},
         "norms": [float(jnp.linalg.norm(x)) for x in jax.tree.leaves(state.params)],
+        "shared": shared,
+    }
+
+
+def of_shared_prompts(model, params, batch):
+    """What an update sees and does where each prompt is read once, and how far that is from what
+    it is where each row reads its own."""
+    found = []
+    for group in (1, GROUP):
+        alike, descent = share_prompts(model, group, PROMPT), optax.trace(decay=0.0)
+        logp = train_state.logprobs(alike, params, batch, start=PROMPT)
+        update = train_state.make_update(alike, descent, grpo.loss, together=group, start=PROMPT)
+        part = take(batch, np.arange(16), "token_mean_global", 1, None, group)
+        state = train_state.init_state(jax.tree.map(jnp.copy, params), descent)
+        state, _ = update(state, part, jnp.float32(1.0))
+        found.append((logp, state.params))
+    apart = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), *found)
+    return {
+        "apart": float(max(jax.tree.leaves(apart))),
+        "moved": float(jnp.max(jnp.abs(found[1][1]["embed"] - params["embed"]))),
+        "logp": float(jnp.sum(found[1][0])),
     }
 
 

@@ -52,10 +52,16 @@ def test_the_same_tokens(results):
     assert len({tuple(row) for row in results["one"]["tokens"]}) == 16
 
 
+def test_prompts_that_are_read_once(results):
+    for found in (results["one"]["shared"], results["eight"]["shared"]):
+        assert found["apart"] < 1e-5 and found["moved"] > 1e-3
+        assert found["logp"] == pytest.approx(results["one"]["shared"]["logp"], abs=1e-3)
+
+
 def test_the_same_policy_gradient_update(results):
     one, eight = results["one"], results["eight"]
     assert eight["reward"] == one["reward"] > 0
-    assert eight["grpo"] == pytest.approx(one["grpo"], abs=1e-5)
+    assert eight["grpo"] == pytest.approx(one["grpo"], rel=1e-6, abs=1e-5)
     # exp(-0.1) - 1 + 0.1 in 15 of 16 rows
     assert one["grpo"]["kl"] == pytest.approx(0.0048374 * 15 / 16, abs=1e-6)
     assert eight["norms"] == pytest.approx(one["norms"], abs=1e-5)

@@ -141,6 +141,13 @@ def _rollout_flops(model: Model, sizes: Sizes) -> float:
     return prefill + rows * decode
 
 
+def _reading_flops(model: Model, sizes: Sizes, head: int) -> float:
+    """Of a forward pass over a rollout, each prompt once."""
+    config, rows = model.config, sizes.prompts * sizes.group
+    prompts = sizes.prompts * forward_flops(config, sizes.prompt_len, head=0)
+    return prompts + rows * forward_flops(config, sizes.max_new, before=sizes.prompt_len, head=head)
+
+
 def sample_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
     """One rollout, from prompts to tokens."""
     placed, job = for_sampling(params, model, mesh), _prompts(model, mesh, sizes)
@@ -190,8 +197,7 @@ def grpo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workloa
     """Rollout, reference log-probs and one update in microbatches."""
     step = _learning(model, params, mesh, sizes, loss_options={"kl_coef": 0.04})
     rows, length = sizes.prompts * sizes.group, sizes.prompt_len + sizes.max_new
-    forward = forward_flops(model.config, length, head=sizes.max_new)
-    flops = _rollout_flops(model, sizes) + 4 * rows * forward
+    flops = _rollout_flops(model, sizes) + 4 * _reading_flops(model, sizes, head=sizes.max_new)
     return Workload(step, rows * sizes.max_new, rows * length // MICROBATCHES, flops)
 
 
@@ -207,9 +213,8 @@ def ppo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload
         kl_in_reward={"coef": 0.05, "estimator": "k1", "log_bound": 40.0, "bound": 0.0},
     )  # fmt: skip
     rows, length = sizes.prompts * sizes.group, sizes.prompt_len + sizes.max_new
-    forward = forward_flops(model.config, length, head=sizes.max_new)
-    values = forward_flops(model.config, length, head=0)
-    flops = _rollout_flops(model, sizes) + 4 * rows * (forward + values)
+    both = sum(_reading_flops(model, sizes, head=head) for head in (sizes.max_new, 0))
+    flops = _rollout_flops(model, sizes) + 4 * both
     return Workload(step, rows * sizes.max_new, rows * length // MICROBATCHES, flops)
 
 

@@ -21,8 +21,9 @@ AGGREGATIONS = (
 
 
 def aggregation_weights(
-    mask_BT: jax.Array, mode: str, *, microbatches: int = 1, constant: float | None = None
-) -> jax.Array:
+    mask_BT: jax.Array, mode: str, *, microbatches: int = 1, together: int = 1,
+    constant: float | None = None,
+) -> jax.Array:  # fmt: skip
     """Per-token weights that turn a sum into the mean that a recipe prints.
 
     Args:
@@ -32,8 +33,8 @@ def aggregation_weights(
         bnpo). `seq_mean_token_mean`: mean within each sequence, then over sequences (GRPO,
         arXiv 2402.03300, eq. 3). `seq_sum`: sum within each sequence, mean over sequences.
         `constant`: sum over `constant` times the number of sequences (Dr. GRPO, arXiv 2503.20783).
-      microbatches: into how many parts the update splits the batch: row i is in part
-        i % microbatches, as in train_state.py.
+      microbatches: into how many parts the update splits the batch, with so many rows `together`,
+        as `train_state.accumulate` does.
       constant: tokens a sequence for `constant` mode, usually the length limit.
 
     Returns:
@@ -48,8 +49,8 @@ def aggregation_weights(
     if mode == "token_mean_global":
         return mask / jnp.maximum(1.0, jnp.sum(mask))
     if mode == "token_mean_local":
-        parts = mask.reshape(-1, microbatches, mask.shape[1])
-        counts = jnp.maximum(1.0, jnp.sum(parts, axis=(0, 2), keepdims=True))
+        parts = mask.reshape(-1, microbatches, together, mask.shape[1])
+        counts = jnp.maximum(1.0, jnp.sum(parts, axis=(0, 2, 3), keepdims=True))
         return (parts / counts / microbatches).reshape(mask.shape)
     if mode == "seq_mean_token_mean":
         return mask / jnp.maximum(1.0, jnp.sum(mask, axis=1, keepdims=True)) / rows

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from posttrain_jax.kernels import attention, decode_attention
 from posttrain_jax.models.rope import inverse_frequencies, local_frequencies, rope
+from posttrain_jax.models.sharing import Shared, fold, unfold
 
 
 class Place(NamedTuple):
@@ -24,6 +25,7 @@ class Place(NamedTuple):
       local: whether the layer is local; a traced bool inside a scan over layers.
       filled: with a cache, how many of its places are taken.
       valid_BS: with a cache, the places that hold tokens, the new ones included.
+      shared: tokens and positions are folded (models/sharing.py), segments are not.
     """
 
     positions_BT: jax.Array
@@ -31,6 +33,7 @@ class Place(NamedTuple):
     local: bool | jax.Array = False
     filled: jax.Array | int = 0
     valid_BS: jax.Array | None = None
+    shared: Shared | None = None
 
 
 def attend(layer: Any, y_BTD: jax.Array, place: Place, cache):
@@ -92,11 +95,20 @@ def among(q_BTNH, k_BTKH, v_BTKH, place: Place, config):
     """Attention of the tokens of a call among each other; a local layer's within its window."""
 
     def see(window: int):
-        return attention(
-            q_BTNH, k_BTKH, v_BTKH, place.segments_BT,
-            scale=config.query_scale or None, window=window, impl=config.attention_impl,
-        )  # fmt: skip
+        scale = config.query_scale or None
+        return in_rows(q_BTNH, k_BTKH, v_BTKH, place, config, scale=scale, window=window)
 
     if not config.window or isinstance(place.local, bool):
         return see(config.window if place.local else 0)
     return jax.lax.cond(place.local, lambda: see(config.window), lambda: see(0))
+
+
+def in_rows(q_BTNH, k_BTKH, v_BTKH, place: Place, config, *, scale: float | None, window: int = 0):
+    """Attention within rows, for whose time what is folded is unfolded."""
+    qkv = (q_BTNH, k_BTKH, v_BTKH)
+    if place.shared:
+        qkv = tuple(unfold(x, place.shared) for x in qkv)
+    mixed = attention(
+        *qkv, place.segments_BT, scale=scale, window=window, impl=config.attention_impl
+    )
+    return fold(mixed, place.shared) if place.shared else mixed

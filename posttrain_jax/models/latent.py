@@ -18,8 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax.kernels import attention, decode_attention
-from posttrain_jax.models.attention import Place
+from posttrain_jax.kernels import decode_attention
+from posttrain_jax.models.attention import Place, in_rows
 from posttrain_jax.models.rope import inverse_frequencies, rope
 
 EPS = 1e-6
@@ -57,11 +57,11 @@ def attend_latent(layer: Any, y_BTD: jax.Array, place: Place, cache):
             return jnp.einsum("BNC,CNH->BNH", mixed_BNC, to_value)[:, None], cache
     made_BTNH = layer.project("BTC,CNH->BTNH", latent_BTC, *kv_b)
     keys, values = jnp.split(made_BTNH, [sizes.plain_dim], axis=-1)
-    shared = jnp.broadcast_to(key_BTH[:, :, None], turned_BTNH.shape)
-    mixed = attention(
+    key_of_all = jnp.broadcast_to(key_BTH[:, :, None], turned_BTNH.shape)
+    mixed = in_rows(
         jnp.concatenate([plain_BTNH, turned_BTNH], axis=-1),
-        jnp.concatenate([keys, shared], axis=-1),
-        values, place.segments_BT, scale=scale, impl=c.attention_impl,
+        jnp.concatenate([keys, key_of_all], axis=-1),
+        values, place, c, scale=scale,
     )  # fmt: skip
     return mixed, cache
 

@@ -30,6 +30,7 @@ from posttrain_jax.models.attention import Place, attend
 from posttrain_jax.models.config import CHOICES, FLOAT32, ModelConfig, Stack
 from posttrain_jax.models.feed_forward import feed_forward
 from posttrain_jax.models.latent import attend_latent
+from posttrain_jax.models.sharing import Shared, fold, unfold
 
 REMAT = {
     "none": None,
@@ -182,13 +183,16 @@ def _apply(config, params, tokens_BT, **places):
 
 def _routed(
     config, params, tokens_BT, *, positions_BT, segments_BT, cache: Cache | None = None,
-    experts_BTLA=None,
+    experts_BTLA=None, shared: Shared | None = None,
 ):  # fmt: skip
+    if shared:
+        tokens_BT, positions_BT = fold(tokens_BT, shared), fold(positions_BT, shared)
+        experts_BTLA = None if experts_BTLA is None else fold(experts_BTLA, shared)
     x_BTD = jnp.take(params["embed"], tokens_BT, axis=0).astype(config.dtype)
     if config.embed_scale != 1.0:
         x_BTD *= jnp.asarray(config.embed_scale, config.dtype)
     x_BTD, routing = constrain(x_BTD, "batch", None, None), None
-    place = Place(positions_BT, segments_BT)
+    place = Place(positions_BT, segments_BT, shared=shared)
     recorded = None if experts_BTLA is None else jnp.moveaxis(experts_BTLA, 2, 0)
     if cache is None:
         for stack in config.stacks:
@@ -197,6 +201,9 @@ def _routed(
     else:
         x_BTD, cache, routing = _unrolled(config, params, x_BTD, place, cache, recorded)
     x_BTD = rms_norm(x_BTD, params["final_norm"], config.norm_eps, config.norm_offset)
+    if shared:
+        x_BTD = unfold(x_BTD, shared)
+        routing = routing and jax.tree.map(jax.vmap(lambda x: unfold(x, shared)), routing)
     return x_BTD, cache, routing
 
 

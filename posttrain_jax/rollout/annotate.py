@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,21 +18,24 @@ def _rows(batch: Batch, rows) -> Batch:
     return jax.tree.map(lambda x: x[rows], batch)
 
 
-@jax.jit
-def _together(found: list[Any]) -> Any:
-    """Row r of part p is row r * parts + p of the whole."""
-    join = lambda *parts: jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])  # noqa: E731
+@functools.partial(jax.jit, static_argnums=1)
+def _joined(found: list[Any], together: int) -> Any:
+    def join(*parts):
+        each = [x.reshape(-1, together, *x.shape[1:]) for x in parts]
+        return jnp.stack(each, axis=1).reshape(-1, *parts[0].shape[1:])
+
     return jax.tree.map(join, *found)
 
 
-def in_parts(find: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
+def in_parts(find: Callable[[Batch], Any], batch: Batch, parts: int, together: int = 1) -> Any:
     """`find` of equal parts of a batch's rows, one after the other, as of the whole.
 
     Args:
       find: `part -> arrays`, rows first.
-      parts: row i is in part i % parts, so that each part is spread over the mesh as the batch is.
+      parts: row i is in part i // together % parts, so that each is spread over the mesh as the
+        batch is.
     """
     if parts == 1:
         return find(batch)
-    count = batch.tokens_BT.shape[0]
-    return _together([find(_rows(batch, rows)) for rows in np.arange(count).reshape(-1, parts).T])
+    rows = np.arange(batch.tokens_BT.shape[0]).reshape(-1, parts, together).swapaxes(0, 1)
+    return _joined([find(_rows(batch, part)) for part in rows.reshape(parts, -1)], together)

@@ -171,12 +171,15 @@ def total_rewards(scored: Scored, finished_B: Array, mix: Mix, credit: Credit) -
     return jnp.where(scored.valid_B, reward_B, 0.0)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def take(batch: Batch, rows, aggregation: str, microbatches: int, constant: float | None) -> Batch:
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def take(
+    batch: Batch, rows, aggregation: str, microbatches: int, constant: float | None,
+    together: int = 1,
+) -> Batch:  # fmt: skip
     """A minibatch: the given rows, with the weights of its aggregation, a teacher's too."""
     part = jax.tree.map(lambda x: x[rows], batch)
     weight = aggregation_weights(
-        part.weight_BT, aggregation, microbatches=microbatches, constant=constant
+        part.weight_BT, aggregation, microbatches=microbatches, together=together, constant=constant
     )
     teacher = part.teacher
     if teacher is not None:
@@ -185,5 +188,7 @@ def take(batch: Batch, rows, aggregation: str, microbatches: int, constant: floa
 
 
 def shuffled(rows: int, parts: int, seed: int, step: int) -> np.ndarray:
-    """All rows in a random order, as `parts` equal minibatches."""
+    """All rows in a random order, as `parts` equal minibatches; as they are where that is one."""
+    if parts == 1:
+        return np.arange(rows)[None]
     return np.random.default_rng([seed, step]).permutation(rows).reshape(parts, -1)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 
 from posttrain_jax import optimizers, registry, teacher, train_state, value_model
 from posttrain_jax.api import Batch, Params, PolicyOut
+from posttrain_jax.mesh import batch_shards
+from posttrain_jax.models.sharing import share_prompts
 from posttrain_jax.rollout.annotate import in_parts
 from posttrain_jax.rollout.checks import updates_a_rollout
 from posttrain_jax.rollout.collect import Sampled, Setting
@@ -60,10 +62,12 @@ def begin(setting: Setting, params: Params, value: Params | None) -> tuple[Updat
     optimizer = optimizers.make_optimizer(**config.optimizer)
     update = make_update(setting, optimizer)
     if value is not None and setting.value is not None:
-        other = optimizers.make_optimizer(**(config.value.optimizer or config.optimizer))
+        other, together = config.value.optimizer or config.optimizer, rows_together(setting)
+        other = optimizers.make_optimizer(**other)
         update_value = train_state.make_update(
-            setting.value, other, make_value_loss(config.value), view=value_model.value_out,
-            microbatches=config.microbatches, start=config.prompt_length,
+            share_prompts(setting.value, together, config.prompt_length), other,
+            make_value_loss(config.value), view=value_model.value_out,
+            microbatches=config.microbatches, together=together, start=config.prompt_length,
         )  # fmt: skip
         value_state = train_state.init_state(value, other)
     referred = config.loss_options.get("kl_coef") or config.kl_in_reward.coef
@@ -75,13 +79,31 @@ def begin(setting: Setting, params: Params, value: Params | None) -> tuple[Updat
 
 def make_update(setting: Setting, optimizer):
     """The jitted update of the policy, with the stage's loss and its hyper-parameters."""
-    config = setting.config
+    config, together = setting.config, rows_together(setting)
     loss = registry.load("losses", config.loss).loss
     return train_state.make_update(
-        setting.model, optimizer, functools.partial(loss, **config.loss_options),
-        frozen=setting.frozen, microbatches=config.microbatches, start=config.prompt_length,
-        temperature=setting.temperature,
+        share_prompts(setting.model, together, config.prompt_length), optimizer,
+        functools.partial(loss, **config.loss_options),
+        frozen=setting.frozen, microbatches=config.microbatches, together=together,
+        start=config.prompt_length, temperature=setting.temperature,
     )  # fmt: skip
+
+
+def rows_together(setting: Setting) -> int:
+    """How many rows stay in one microbatch: groups, whose prompt is then read once, or 1.
+
+    1 where minibatches are random rows of a rollout, or a microbatch of whole groups can't be
+    spread over the mesh.
+    """
+    config = setting.config
+    if config.batch_size != config.rollout_size:
+        return 1
+    return _group(setting, config.batch_size // config.microbatches)
+
+
+def _group(setting: Setting, rows: int) -> int:
+    size = setting.config.group_size
+    return 1 if rows % (size * batch_shards(setting.mesh)) else size
 
 
 def make_value_loss(settings: Any) -> Callable:
@@ -121,28 +143,32 @@ def annotate(setting: Setting, carried: Carried, batch: Batch) -> Batch:
     """
     config = setting.config
     parts, start = config.rollout_size // config.batch_size, config.prompt_length
+    together = _group(setting, config.batch_size)
+    alike = functools.partial(share_prompts, group=together, width=start)
+    each = functools.partial(in_parts, parts=parts, together=together)
+    model = alike(setting.model)
     logp = functools.partial(
-        train_state.logprobs, setting.model, start=start, temperature=setting.temperature
+        train_state.logprobs, model, start=start, temperature=setting.temperature
     )
     policy, more = setting.whole(carried.policy.params), {}
     if carried.reference is not None:
         reference, plain = setting.whole(carried.reference), batch._replace(experts_BTLA=None)
-        more["reference_logp_BT"] = in_parts(functools.partial(logp, reference), plain, parts)
+        more["reference_logp_BT"] = each(functools.partial(logp, reference), plain)
     if recomputes(config):
-        more["proximal_logp_BT"] = in_parts(functools.partial(logp, policy), batch, parts)
+        more["proximal_logp_BT"] = each(functools.partial(logp, policy), batch)
     if "value_BT" in setting.needs:
-        view, model, params = train_state.policy_out, setting.model, policy
-        if carried.value is not None:
-            view, model, params = value_model.value_out, setting.value, carried.value.params
-        find = functools.partial(value_model.values, view, model, params, start=start)
-        places = value_places(batch, config.advantage)
-        more["value_BT"] = in_parts(find, places, parts)
+        view, reader, params = train_state.policy_out, model, policy
+        if setting.value is not None and carried.value is not None:
+            view, reader, params = value_model.value_out, alike(setting.value), carried.value.params
+        find = functools.partial(value_model.values, view, reader, params, start=start)
+        more["value_BT"] = each(find, value_places(batch, config.advantage))
     if setting.teacher is not None:
+        asked = setting.teacher._replace(model=alike(setting.teacher.model))
         find = functools.partial(
-            teacher.likeliest, setting.teacher, k=config.teacher.k, start=start,
+            teacher.likeliest, asked, k=config.teacher.k, start=start,
             temperature=setting.temperature,
         )  # fmt: skip
-        more["teacher"] = in_parts(find, batch, parts)
+        more["teacher"] = each(find, batch)
     return batch._replace(**more)
 
 
@@ -171,8 +197,9 @@ def taken(setting: Setting, batch: Batch, rows) -> Batch:
     """Some rows of a rollout's batch, with the weights of the stage's aggregation."""
     config = setting.config
     return take(
-        batch, rows, config.aggregation, config.microbatches, config.aggregation_constant or None
-    )
+        batch, rows, config.aggregation, config.microbatches, config.aggregation_constant or None,
+        rows_together(setting),
+    )  # fmt: skip
 
 
 def learn(

@@ -49,6 +49,12 @@ def test_the_local_mean_is_the_mean_over_microbatches(microbatches, expected):
     assert float(jnp.sum(weight * VALUES)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_local_mean_of_rows_that_stay_together():
+    weight = aggregation_weights(MASK, "token_mean_local", microbatches=2, together=2)
+    # rows 0 and 1: (9 + 5) / 4; rows 2 and 3: 12 / 2
+    assert float(jnp.sum(weight * VALUES)) == pytest.approx((14 / 4 + 12 / 2) / 2, rel=1e-6)
+
+
 def test_a_batch_without_a_loss_token_has_no_weight():
     for mode in ("token_mean_global", "token_mean_local", "seq_mean_token_mean"):
         assert float(jnp.sum(aggregation_weights(np.zeros((2, 3)), mode))) == 0

@@ -77,6 +77,28 @@ def test_values_learn_a_reward_that_never_changes(form, train_rl, tmp_path, new_
     assert trained.rows[-1]["value"] == pytest.approx(2.0, abs=1.0)
 
 
+@pytest.mark.parametrize("parts", [1, 2])
+def test_groups_whose_prompt_is_read_once_learn_the_same(
+    parts, train_rl, tmp_path, new_values, monkeypatch
+):
+    """Policy, reference and values; where minibatches are random rows the updates read all."""
+    settings = {"steps": 2, "kl_in_reward": {"coef": 0.1}, "batch_size": 16 // parts, **PPO}
+    plain, seen = updates.share_prompts, []
+
+    def spy(model, group, width):
+        seen.append(group)
+        return plain(model, group, width)
+
+    monkeypatch.setattr(updates, "share_prompts", spy)
+    once = train_rl(tmp_path / "once", **settings, **new_values())
+    assert seen[:2] == [4 if parts == 1 else 1] * 2 and set(seen[2:]) == {4}
+    monkeypatch.setattr(updates, "_group", lambda *_: 1)
+    each = train_rl(tmp_path / "each", **settings, **new_values())
+    assert seen[-1] == 1
+    for one, other in zip(once.rows, each.rows, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
 def test_every_row_comes_once_an_inner_epoch_in_another_order(rl_setting, small):
     setting, _ = rl_setting(inner_epochs=3)
     batch = updates.Batch(*(np.zeros((16, 9), np.float32) for _ in range(4)))

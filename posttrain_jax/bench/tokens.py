@@ -1,4 +1,7 @@
-"""`posttrain bench sft|dpo|sample|grpo|ppo`: tokens per second on this machine, compile time apart.
+"""`posttrain bench sft|dpo|sample|queue|static|grpo|ppo`: tokens per second on this machine.
+
+Compile time is told apart. `queue` samples sequences of lengths as RL has them, sixteen for each of
+`--slots`; `static` the same ones in batches of that size, each until its slowest has ended.
 
 Steps are timed one by one after two that are not; quote the median. `utilisation` is what the step
 needs (flops.py) over what the larger of two matrix products would have done in that time: they are
@@ -51,13 +54,13 @@ def measure(workload: str, spec: str, sizes: Sizes, steps: int) -> dict[str, Any
         model, params = open_model(spec, mesh)
         work = WORKLOADS[workload](model, params, mesh, sizes)
         del params
-        seconds, rates = [], []
+        seconds, rates, result = [], [], None
         for _ in range(WARM + steps):
             begun = time.monotonic()
-            jax.block_until_ready(work.step())
+            result = jax.block_until_ready(work.step())
             seconds.append(time.monotonic() - begun)
             rates.append(matmul_rates(model.config, work.rows))
-    timed, rates = seconds[WARM:], rates[WARM:]
+    timed, rates, told = seconds[WARM:], rates[WARM:], work.told(result)
     median = statistics.median(timed)
     used = [work.flops / s / max(r.values()) for s, r in zip(timed, rates, strict=True)]
     return {
@@ -76,6 +79,7 @@ def measure(workload: str, spec: str, sizes: Sizes, steps: int) -> dict[str, Any
         "matmul_gflops": {
             name: round(statistics.median(r[name] for r in rates) / 1e9, 1) for name in rates[0]
         },
+        **told,
     }
 
 
@@ -105,6 +109,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--group", type=int, default=8, help="completions a prompt")
     parser.add_argument("--prompt-len", type=int, default=64, help="tokens a prompt")
     parser.add_argument("--max-new", type=int, default=128, help="tokens a completion")
+    parser.add_argument("--slots", type=int, default=32, help="sequences at once, of queue")
     parser.add_argument("--steps", type=int, default=5, help="timed steps")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(list(arguments))

@@ -6,6 +6,7 @@ Nothing is padded and nothing ends early, so that tokens a second are those of t
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,12 +17,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from posttrain_jax import optimizers, reward_model, train_state
-from posttrain_jax.api import Batch, Model, Params
+from posttrain_jax.api import Batch, Model, Params, Rollout
 from posttrain_jax.bench.flops import forward_flops
 from posttrain_jax.losses import dpo, sft
 from posttrain_jax.mesh import shard_rows
 from posttrain_jax.models import heads
 from posttrain_jax.rollout.collect import Sampled, Setting
+from posttrain_jax.rollout.continuous import PAGE, Work, plan_sizes, sample_queue
 from posttrain_jax.rollout.engine import for_sampling
 from posttrain_jax.rollout.experience import Mix
 from posttrain_jax.rollout.prompts import NOTHING_DRAWN
@@ -33,6 +35,8 @@ from posttrain_jax.stages import rl
 
 MICROBATCHES = 8
 """Of the updates after a rollout."""
+QUEUE, SIGMA = 16, 0.9
+"""Sequences a slot, and the deviation of the logarithm of their lengths."""
 
 
 class Sizes(NamedTuple):
@@ -43,6 +47,7 @@ class Sizes(NamedTuple):
       masked: first tokens of a row that bear no loss, the prompt's.
       pairs: pairs of rows (DPO).
       prompts, group, prompt_len, max_new: of a rollout.
+      slots: sequences at once, where they come from a queue sixteen times as long.
     """
 
     batch: int
@@ -53,6 +58,7 @@ class Sizes(NamedTuple):
     group: int
     prompt_len: int
     max_new: int
+    slots: int
 
 
 class Workload(NamedTuple):
@@ -63,12 +69,14 @@ class Workload(NamedTuple):
       tokens: what a step counts as, for tokens a second.
       rows: tokens that go through a matrix at once, for the rate of the feed-forward product.
       flops: what a step needs.
+      told: what a step's result says beside its time.
     """
 
     step: Callable[[], Any]
     tokens: int
     rows: int
     flops: float
+    told: Callable[[Any], dict[str, float]] = lambda result: {}
 
 
 def rows_of(model: Model, mesh: Mesh, rows: int, sizes: Sizes) -> Batch:
@@ -156,6 +164,62 @@ def sample_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workl
     return Workload(lambda: sample(model, placed, *job), rows * sizes.max_new, rows, flops)
 
 
+def _queue(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:
+    """Prompts for sixteen times as many sequences as slots, of lengths as RL has them: lognormal,
+    sigma 0.9, an eighth of `max_new` in the mean."""
+    prompts = QUEUE * sizes.slots // sizes.group
+    asked, rules = _prompts(model, mesh, sizes._replace(prompts=prompts))
+    mean = math.log(sizes.max_new / 8) - SIGMA**2 / 2
+    drawn = np.random.default_rng(0).lognormal(mean, SIGMA, prompts * sizes.group)
+    most = np.clip(np.round(drawn), 1, sizes.max_new).astype(np.int32)
+    return asked._replace(most_B=shard_rows(mesh, most)), rules
+
+
+def queue_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
+    """All sequences of a queue, with a slot for one in sixteen."""
+    placed, (asked, rules) = for_sampling(params, model, mesh), _queue(model, mesh, sizes)
+    holding = plan_sizes(sizes.slots, asked.prompts_PT.shape[0], rules)
+
+    def told(result: tuple[Rollout, Work]) -> dict[str, float]:
+        work = jax.device_get(result[1])
+        return {
+            "steps_of_decoding": int(work.steps),
+            "occupancy": round(work.busy / work.steps / holding.slots, 3),
+            "occupancy_while_queued": round(work.full_busy / work.full_steps / holding.slots, 3),
+            "cache_share": round(holding.pages * PAGE / (holding.slots * sizes.max_new), 3),
+            "cache_used": round(work.most_pages * PAGE / (holding.slots * sizes.max_new), 3),
+        }
+
+    step = lambda: sample_queue(model, placed, asked, rules, holding)  # noqa: E731
+    tokens = int(np.sum(jax.device_get(asked.most_B)))
+    return Workload(step, tokens, sizes.slots, _queue_flops(model, asked, sizes), told)
+
+
+def static_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
+    """The same sequences in batches of as many as there are slots, each to its slowest's end."""
+    placed, (asked, rules) = for_sampling(params, model, mesh), _queue(model, mesh, sizes)
+    count, parts = sizes.slots // sizes.group, []
+    for first in range(0, asked.prompts_PT.shape[0], count):
+        prompts = slice(first, first + count)
+        rows = slice(first * sizes.group, (first + count) * sizes.group)
+        parts.append(
+            asked._replace(
+                prompts_PT=asked.prompts_PT[prompts], segments_PT=asked.segments_PT[prompts],
+                uids_B=asked.uids_B[rows], most_B=np.asarray(asked.most_B)[rows],
+            )
+        )  # fmt: skip
+    tokens = int(np.sum(jax.device_get(asked.most_B)))
+    step = lambda: [sample(model, placed, part, rules) for part in parts]  # noqa: E731
+    return Workload(step, tokens, sizes.slots, _queue_flops(model, asked, sizes))
+
+
+def _queue_flops(model: Model, asked: Asked, sizes: Sizes) -> float:
+    prefill = forward_flops(model.config, sizes.prompt_len, head=1) * asked.prompts_PT.shape[0]
+    lengths = jax.device_get(asked.most_B).tolist()
+    decode = (forward_flops(model.config, n - 1, before=sizes.prompt_len) for n in lengths)
+    return prefill + sum(decode)
+
+
 def _learning(
     model: Model, params: Params, mesh: Mesh, sizes: Sizes, value: Params | None = None, **settings
 ) -> Callable[[], Any]:
@@ -219,5 +283,6 @@ def ppo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload
 
 
 WORKLOADS = {
-    "sft": sft_step, "dpo": dpo_step, "sample": sample_step, "grpo": grpo_step, "ppo": ppo_step
+    "sft": sft_step, "dpo": dpo_step, "sample": sample_step, "queue": queue_step,
+    "static": static_step, "grpo": grpo_step, "ppo": ppo_step,
 }  # fmt: skip

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax.kernels import attention, decode_attention
+from posttrain_jax.kernels import attention, decode_attention, paged_attention
+from posttrain_jax.kernels.paged import Where, write
 from posttrain_jax.models.rope import inverse_frequencies, local_frequencies, rope
 from posttrain_jax.models.sharing import Shared, fold, unfold
 
@@ -25,6 +26,7 @@ class Place(NamedTuple):
       local: whether the layer is local; a traced bool inside a scan over layers.
       filled: with a cache, how many of its places are taken.
       valid_BS: with a cache, the places that hold tokens, the new ones included.
+      where: with a `transformer.Pool`, which of its places are whose.
       shared: tokens and positions are folded (models/sharing.py), segments are not.
     """
 
@@ -33,6 +35,7 @@ class Place(NamedTuple):
     local: bool | jax.Array = False
     filled: jax.Array | int = 0
     valid_BS: jax.Array | None = None
+    where: Where | None = None
     shared: Shared | None = None
 
 
@@ -74,6 +77,8 @@ def mix(q_BTNH, k_BTKH, v_BTKH, place: Place, cache, config):
     """
     if cache is None:
         return among(q_BTNH, k_BTKH, v_BTKH, place, config), None
+    if place.where is not None:
+        return mix_paged(q_BTNH, k_BTKH, v_BTKH, place, cache, config)
     k_BKHS, v_BKSH = cache
     put, filled = jax.lax.dynamic_update_slice, place.filled
     k_BKHS = put(k_BKHS, k_BTKH.transpose(0, 2, 3, 1).astype(k_BKHS.dtype), (0, 0, 0, filled))
@@ -89,6 +94,20 @@ def mix(q_BTNH, k_BTKH, v_BTKH, place: Place, cache, config):
         q_BTNH[:, 0], k_BKHS, v_BKSH, valid_BS, scale=config.query_scale or None
     )
     return mixed[:, None], (k_BKHS, v_BKSH)
+
+
+def mix_paged(q_BTNH, k_BTKH, v_BTKH, place: Place, cache, config):
+    """As `mix`, of one new token a row with keys and values in a pool."""
+    where, (k_ZKHO, v_ZKOH, k_UKHW, v_UKWH) = place.where, cache
+    assert where is not None
+    k_ZKHO = write(k_ZKHO, k_BTKH[:, 0], where, keys=True)
+    v_ZKOH = write(v_ZKOH, v_BTKH[:, 0], where, keys=False)
+    window = config.window if place.local else 0
+    mixed_BNH = paged_attention(
+        q_BTNH[:, 0], k_ZKHO, v_ZKOH, k_UKHW, v_UKWH, where,
+        scale=config.query_scale or None, window=window,
+    )  # fmt: skip
+    return mixed_BNH[:, None], (k_ZKHO, v_ZKOH)
 
 
 def among(q_BTNH, k_BTKH, v_BTKH, place: Place, config):

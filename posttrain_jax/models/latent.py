@@ -18,7 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax.kernels import decode_attention
+from posttrain_jax.kernels import decode_attention, paged_attention
+from posttrain_jax.kernels.paged import write
 from posttrain_jax.models.attention import Place, in_rows
 from posttrain_jax.models.rope import inverse_frequencies, rope
 
@@ -43,16 +44,16 @@ def attend_latent(layer: Any, y_BTD: jax.Array, place: Place, cache):
     kv_b = ("kv_b", (sizes.rank, c.heads, both), ("latent", "heads", "head_dim"), into)
     if cache is not None:
         kept = jnp.concatenate([latent_BTC, key_BTH], axis=-1).swapaxes(1, 2)[:, None]
+        if place.where is not None:
+            return _paged(layer, kept, (plain_BTNH, turned_BTNH), kv_b, place, cache, scale)
         k_BKHS = jax.lax.dynamic_update_slice(
             cache[0], kept.astype(cache[0].dtype), (0, 0, 0, place.filled)
         )
         cache = (k_BKHS, cache[1])
         if y_BTD.shape[1] == 1:
             assert place.valid_BS is not None
-            to_key, to_value = jnp.split(layer.weight(*kv_b), [sizes.plain_dim], axis=-1)
-            inward_BNC = jnp.einsum("BNH,CNH->BNC", plain_BTNH[:, 0], to_key)
-            query_BNH = jnp.concatenate([inward_BNC, turned_BTNH[:, 0]], axis=-1)
-            values = k_BKHS[:, :, : sizes.rank].swapaxes(2, 3)
+            query_BNH, to_value = _inward(layer, (plain_BTNH, turned_BTNH), kv_b)
+            values = _values(k_BKHS, sizes.rank)
             mixed_BNC = decode_attention(query_BNH, k_BKHS, values, place.valid_BS, scale=scale)
             return jnp.einsum("BNC,CNH->BNH", mixed_BNC, to_value)[:, None], cache
     made_BTNH = layer.project("BTC,CNH->BTNH", latent_BTC, *kv_b)
@@ -64,6 +65,29 @@ def attend_latent(layer: Any, y_BTD: jax.Array, place: Place, cache):
         values, place, c, scale=scale,
     )  # fmt: skip
     return mixed, cache
+
+
+def _inward(layer: Any, queries, kv_b):
+    """The one new token's queries for latent vectors, and what makes values of their mixture."""
+    plain_BTNH, turned_BTNH = queries
+    to_key, to_value = jnp.split(layer.weight(*kv_b), [layer.config.latent.plain_dim], axis=-1)
+    inward_BNC = jnp.einsum("BNH,CNH->BNC", plain_BTNH[:, 0], to_key)
+    return jnp.concatenate([inward_BNC, turned_BTNH[:, 0]], axis=-1), to_value
+
+
+def _values(k_BKHS: jax.Array, rank: int) -> jax.Array:
+    return k_BKHS[:, :, :rank].swapaxes(2, 3)
+
+
+def _paged(layer: Any, kept_BKHT, queries, kv_b, place: Place, cache, scale: float):
+    """One new token a row, with its latent vectors in a pool."""
+    where, rank, (k_ZKHO, v_ZKOH, k_UKHW, _) = place.where, layer.config.latent.rank, cache
+    assert where is not None
+    k_ZKHO = write(k_ZKHO, kept_BKHT[..., 0], where, keys=True)
+    query_BNH, to_value = _inward(layer, queries, kv_b)
+    values = (_values(k_ZKHO, rank), _values(k_UKHW, rank))
+    mixed_BNC = paged_attention(query_BNH, k_ZKHO, values[0], k_UKHW, values[1], where, scale=scale)
+    return jnp.einsum("BNC,CNH->BNH", mixed_BNC, to_value)[:, None], (k_ZKHO, v_ZKOH)
 
 
 def _queries(layer: Any, y_BTD, place: Place):

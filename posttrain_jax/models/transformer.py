@@ -24,6 +24,7 @@ import numpy as np
 from posttrain_jax.api import Model, Params, Routing
 from posttrain_jax.kernels import logprobs_at, project, token_logprobs, top_logprobs
 from posttrain_jax.kernels.attention import SAVED
+from posttrain_jax.kernels.paged import Where
 from posttrain_jax.mesh import constrain
 from posttrain_jax.models import moe
 from posttrain_jax.models.attention import Place, attend
@@ -56,6 +57,22 @@ class Cache(NamedTuple):
     v_BKSH: tuple[jax.Array, ...]
     segments_BS: jax.Array
     filled: jax.Array
+
+
+class Pool(NamedTuple):
+    """The cache of rows that come and go, for steps of one token a row (kernels/paged.py).
+
+    Attributes:
+      k_ZKHO, v_ZKOH: pages, one array a layer, as `Cache` has them.
+      k_UKHW, v_UKWH: prompts.
+      where: whose they are, and where the next token's go.
+    """
+
+    k_ZKHO: tuple[jax.Array, ...]
+    v_ZKOH: tuple[jax.Array, ...]
+    k_UKHW: tuple[jax.Array, ...]
+    v_UKWH: tuple[jax.Array, ...]
+    where: Where
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
@@ -182,7 +199,7 @@ def _apply(config, params, tokens_BT, **places):
 
 
 def _routed(
-    config, params, tokens_BT, *, positions_BT, segments_BT, cache: Cache | None = None,
+    config, params, tokens_BT, *, positions_BT, segments_BT, cache: Cache | Pool | None = None,
     experts_BTLA=None, shared: Shared | None = None,
 ):  # fmt: skip
     if shared:
@@ -224,26 +241,40 @@ def _scan(config: ModelConfig, stack: Stack, layers: Params, x_BTD, place: Place
     return x_BTD, found and Routing(*found)
 
 
-def _unrolled(config: ModelConfig, params: Params, x_BTD, place: Place, cache: Cache, recorded):
+def _unrolled(config: ModelConfig, params: Params, x_BTD, place: Place, cache, recorded):
     """All layers, one by one, with a cache -> (x_BTD, the new cache, Routing or None)."""
-    start = (0, cache.filled)
-    segments = jax.lax.dynamic_update_slice(cache.segments_BS, place.segments_BT, start)
-    place = place._replace(filled=cache.filled, valid_BS=segments != 0)
-    apart, keys, values, found = unstack(params), [], [], []
+    place, cache = _entered(place, cache)
+    apart, news, found = unstack(params), [], []
     layers = [(layer, s.sparse) for s in config.stacks for layer in apart[s.key]]
-    each = zip(layers, cache.k_BKHS, cache.v_BKSH, strict=True)
-    for number, ((layer, sparse), k, v) in enumerate(each):
+    for number, ((layer, sparse), *old) in enumerate(zip(layers, *_arrays(cache), strict=True)):
         here = place._replace(local=config.is_local(number))
         kept = recorded[len(found)] if sparse and recorded is not None else None
         call: Any = Layer(config, sparse).apply
-        x_BTD, (k, v), routes = call({"params": layer}, x_BTD, here, (k, v), kept)
-        keys, values = [*keys, k], [*values, v]
+        x_BTD, new, routes = call({"params": layer}, x_BTD, here, tuple(old), kept)
+        news.append(new)
         if routes is not None:
             found.append((routes.choice_BTA, routes.entropy_BT))
-    length = place.segments_BT.shape[1]
-    cache = Cache(tuple(keys), tuple(values), segments, cache.filled + length)
+    keys, values = zip(*news, strict=True)
     routing = Routing(*map(jnp.stack, zip(*found, strict=True))) if found else None
-    return x_BTD, cache, routing
+    if isinstance(cache, Pool):
+        return x_BTD, cache._replace(k_ZKHO=keys, v_ZKOH=values), routing
+    return x_BTD, cache._replace(k_BKHS=keys, v_BKSH=values), routing
+
+
+def _entered(place: Place, cache):
+    """The place of new tokens in a cache, and the cache with all of them but keys and values."""
+    if isinstance(cache, Pool):
+        return place._replace(where=cache.where), cache
+    start = (0, cache.filled)
+    segments = jax.lax.dynamic_update_slice(cache.segments_BS, place.segments_BT, start)
+    place = place._replace(filled=cache.filled, valid_BS=segments != 0)
+    filled = cache.filled + place.segments_BT.shape[1]
+    return place, cache._replace(segments_BS=segments, filled=filled)
+
+
+def _arrays(cache) -> tuple[tuple[jax.Array, ...], ...]:
+    """What a cache has of each layer."""
+    return cache[:4] if isinstance(cache, Pool) else cache[:2]
 
 
 def _head_VD(config: ModelConfig, params: Params) -> jax.Array:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -14,8 +15,8 @@ from posttrain_jax.api import Model, Params, Rollout
 from posttrain_jax.data.chat import ChatTemplate, encode_prompt
 from posttrain_jax.data.examples import messages
 from posttrain_jax.data.tokenizer import Tokenizer
-from posttrain_jax.mesh import host_batch, is_axes, local_rows, spec
-from posttrain_jax.rollout import sampler
+from posttrain_jax.mesh import batch_shards, host_batch, is_axes, local_rows, spec
+from posttrain_jax.rollout import continuous, sampler
 from posttrain_jax.rollout.sampler import Asked, Rules, Seen
 from posttrain_jax.rollout.sampling import Sampling
 
@@ -107,10 +108,15 @@ class Ended(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A rollout that is to be made; see `job`."""
+    """A rollout that is to be made; see `job`.
+
+    Attributes:
+      sizes: of slots and pools, where sequences come from a queue; None: all are sampled at once.
+    """
 
     asked: Asked
     rules: Rules
+    sizes: continuous.Sizes | None = None
 
 
 def job(
@@ -124,6 +130,7 @@ def job(
     group_size: int,
     max_new: int,
     record_experts: bool = False,
+    slots: int = 0,
 ) -> Job:
     """A group of completions for each prompt, asked for; row b has the uid `first_uid + b`.
 
@@ -131,20 +138,30 @@ def job(
       prompts: the same on every host; each host puts only its part on its devices.
       sampling: the end-of-sequence token is added to its stop tokens.
       record_experts: see `Rules`.
+      slots: how many sequences to decode at once, the others wait (continuous.py); 0: all.
+
+    Raises:
+      ValueError: slots with a mesh that splits the batch, or with recorded experts.
     """
     rows = len(prompts.examples) * group_size
     uids = np.arange(rows, dtype=np.uint32) + np.uint32(first_uid % 2**32)
     place = lambda array: host_batch(mesh, array.shape, lambda index: array[index])  # noqa: E731
     sampling = sampling._replace(stop=(*sampling.stop, tokenizer.eos_id))
-    return Job(
-        Asked(place(prompts.tokens), place(prompts.segments), jax.random.key(seed), place(uids)),
-        Rules(sampling, max_new, group_size, tokenizer.pad_id, record_experts),
-    )
+    rules = Rules(sampling, max_new, group_size, tokenizer.pad_id, record_experts)
+    asked = Asked(place(prompts.tokens), place(prompts.segments), jax.random.key(seed), place(uids))
+    if not 0 < slots < rows:
+        return Job(asked, rules)
+    if (ways := batch_shards(mesh)) > 1 or record_experts:
+        what = "router_replay=True" if record_experts else f"a mesh that splits the batch by {ways}"
+        raise ValueError(f"slots={slots} does not go with {what}: set slots=0")
+    return Job(asked, rules, continuous.plan_sizes(slots, len(prompts.examples), rules))
 
 
 def roll_out(model: Model, params: Params, job: Job) -> Rollout:
     """The rollout of a job, by one call on the device."""
-    return sampler.sample(model, params, *job)
+    if job.sizes is None:
+        return sampler.sample(model, params, job.asked, job.rules)
+    return continuous.sample_queue(model, params, *job)[0]
 
 
 def stream(
@@ -158,20 +175,33 @@ def stream(
 ) -> Rollout:
     """As `roll_out`; tells of sequences as they end, while the device goes on with the others.
 
+    Of those from a queue it tells when all have ended.
+
     Args:
       ended: called with this host's sequences that have ended; every one comes once.
       stretch: tokens between two looks of the host.
     """
-    params = sampler.layers_apart(params)
-    loop, seen = sampler.start(model, params, *job)
+    if job.sizes is not None:
+        rollout = roll_out(model, params, job)
+        _tell(_all_seen(rollout, job.rules), np.zeros(0, bool), tokenizer, ended, last=True)
+        return rollout
+    params, asked = sampler.layers_apart(params), (job.asked, job.rules)
+    loop, seen = sampler.start(model, params, *asked)
     told = np.zeros(0, bool)
     while bool(seen.more):
-        loop, following = sampler.advance(model, params, loop, *job, stretch=stretch)
+        loop, following = sampler.advance(model, params, loop, *asked, stretch=stretch)
         told = _tell(seen, told, tokenizer, ended)
         seen = following
-    rollout = sampler.finish(loop, *job)
+    rollout = sampler.finish(loop, *asked)
     _tell(seen, told, tokenizer, ended, last=True)
     return rollout
+
+
+def _all_seen(rollout: Rollout, rules: Rules) -> Seen:
+    both = (rollout.tokens_BT, rollout.completion_mask_BT)
+    tokens, mask = (x[:, -rules.max_new :] for x in both)
+    nobody = jnp.zeros_like(rollout.finished_B)
+    return Seen(jnp.array(False), nobody, rollout.finished_B, tokens, mask)
 
 
 def _tell(seen: Seen, told, tokenizer: Tokenizer, ended, last: bool = False) -> np.ndarray:
@@ -181,7 +211,8 @@ def _tell(seen: Seen, told, tokenizer: Tokenizer, ended, last: bool = False) -> 
     rows = np.flatnonzero(~told) if last else np.flatnonzero(~live & ~told)
     if len(rows):
         tokens, mask = local_rows(seen.tokens_BC)[rows], local_rows(seen.mask_BC)[rows]
-        ended(Ended(rows, decode(tokens, mask, tokenizer), mask.sum(axis=1), ~live[rows]))
+        finished = local_rows(seen.finished_B)[rows]
+        ended(Ended(rows, decode(tokens, mask, tokenizer), mask.sum(axis=1), finished))
         told[rows] = True
     return told
 

@@ -26,13 +26,15 @@ class Loop(NamedTuple):
     Attributes:
       place: how many completion tokens every live row has.
       token_B: the last sampled token, not yet in the cache.
-      live_B: rows that have sampled no stop token.
+      live_B: rows that go on.
+      finished_B: rows that have sampled a stop token.
       experts_BTLA: as of `Rollout`, or None; prompt and completion.
     """
 
     place: Array
     token_B: Array
     live_B: Array
+    finished_B: Array
     cache: Cache
     tokens_BC: Array
     mask_BC: Array
@@ -59,6 +61,7 @@ class Seen(NamedTuple):
 
     more: Array
     live_B: Array
+    finished_B: Array
     tokens_BC: Array
     mask_BC: Array
 
@@ -70,12 +73,14 @@ class Asked(NamedTuple):
       prompts_PT: token ids, left-padded.
       segments_PT: 1 on prompt tokens, 0 on padding.
       key: the sampling key of the run; row b samples from (key, uids_B[b], position).
+      most_B: each row's completion tokens at most, where that is less than `Rules.max_new`.
     """
 
     prompts_PT: Array
     segments_PT: Array
     key: Array
     uids_B: Array
+    most_B: Array | None = None
 
 
 class Rules(NamedTuple):
@@ -127,7 +132,8 @@ def advance(
 
 def _seen(loop: Loop, rules: Rules) -> Seen:
     more = (loop.place < rules.max_new) & jnp.any(loop.live_B)
-    kept = (jnp.copy(x) for x in (loop.live_B, loop.tokens_BC, loop.mask_BC))  # loop is donated
+    shown = (loop.live_B, loop.finished_B, loop.tokens_BC, loop.mask_BC)
+    kept = (jnp.copy(x) for x in shown)  # loop is donated
     return Seen(more, *(constrain(x, "batch", *[None] * (x.ndim - 1)) for x in kept))
 
 
@@ -141,14 +147,16 @@ def _draw(model: Model, params: Params, hidden_BD, loop: Loop, asked: Asked, rul
     keys = row_keys(asked.key, asked.uids_B, _lengths(asked, rules) + loop.place)
     token, behaviour, model_logp = sample_token(logits_BV, keys, rules.sampling)
     token = jnp.where(loop.live_B, token, rules.pad_id)
-    stop = functools.reduce(jnp.logical_or, [token == s for s in rules.sampling.stop], False)
+    stop_B = functools.reduce(jnp.logical_or, [token == s for s in rules.sampling.stop], False)
+    ended_B = stop_B if asked.most_B is None else stop_B | (loop.place + 1 >= asked.most_B)
     put = lambda buffer, column: jax.lax.dynamic_update_slice(  # noqa: E731
         buffer, jnp.where(loop.live_B, column, 0)[:, None].astype(buffer.dtype), (0, loop.place)
     )
     return loop._replace(
         place=loop.place + 1,
         token_B=token,
-        live_B=loop.live_B & jnp.logical_not(stop),
+        live_B=loop.live_B & jnp.logical_not(ended_B),
+        finished_B=loop.finished_B | (loop.live_B & stop_B),
         tokens_BC=jax.lax.dynamic_update_slice(loop.tokens_BC, token[:, None], (0, loop.place)),
         mask_BC=put(loop.mask_BC, loop.live_B),
         behaviour_logp_BC=put(loop.behaviour_logp_BC, behaviour),
@@ -177,6 +185,7 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
         place=jnp.int32(0),
         token_B=jnp.zeros((rows,), jnp.int32),
         live_B=jnp.ones((rows,), bool),
+        finished_B=jnp.zeros((rows,), bool),
         cache=fan_out(cache, rules.group_size, width + new),
         tokens_BC=jnp.full((rows, new), rules.pad_id, jnp.int32),
         mask_BC=jnp.zeros((rows, new), bool),
@@ -225,18 +234,29 @@ def finish(loop: Loop, asked: Asked, rules: Rules) -> Rollout:
 
 
 def _rollout(loop: Loop, asked: Asked, rules: Rules) -> Rollout:
-    """Prompt and completion side by side; every array aligned with the tokens."""
+    written = (loop.tokens_BC, loop.mask_BC, loop.behaviour_logp_BC, loop.model_logp_BC)
+    return as_rollout((*written, loop.finished_B), asked, rules, loop.experts_BTLA)
+
+
+def as_rollout(written, asked: Asked, rules: Rules, experts_BTLA: Array | None = None) -> Rollout:
+    """Prompt and completion side by side; every array aligned with the tokens.
+
+    Args:
+      written: tokens [B, C], whether they were sampled, their log-probs under the sampling
+        distribution and the model, and which rows have ended [B].
+    """
+    tokens_BC, mask_BC, behaviour_BC, model_BC, finished_B = written
     wide = lambda x: jnp.repeat(x, rules.group_size, axis=0)  # noqa: E731
     beside = lambda x_BC: jnp.pad(x_BC, ((0, 0), (asked.prompts_PT.shape[1], 0)))  # noqa: E731
-    segments = jnp.concatenate([wide(asked.segments_PT), loop.mask_BC.astype(jnp.int32)], axis=1)
+    segments = jnp.concatenate([wide(asked.segments_PT), mask_BC.astype(jnp.int32)], axis=1)
     out = Rollout(
-        tokens_BT=jnp.concatenate([wide(asked.prompts_PT), loop.tokens_BC], axis=1),
+        tokens_BT=jnp.concatenate([wide(asked.prompts_PT), tokens_BC], axis=1),
         positions_BT=jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0),
         segments_BT=segments,
-        completion_mask_BT=beside(loop.mask_BC),
-        behaviour_logp_BT=beside(loop.behaviour_logp_BC),
-        model_logp_BT=beside(loop.model_logp_BC),
-        finished_B=~loop.live_B,
-        experts_BTLA=loop.experts_BTLA,
+        completion_mask_BT=beside(mask_BC),
+        behaviour_logp_BT=beside(behaviour_BC),
+        model_logp_BT=beside(model_BC),
+        finished_B=finished_B,
+        experts_BTLA=experts_BTLA,
     )
     return jax.tree.map(lambda x: constrain(x, "batch", *[None] * (x.ndim - 1)), out)

@@ -42,6 +42,7 @@ DEFAULTS = {
     "top_p": 1.0,
     "min_p": 0.0,
     "batch_size": 32,
+    "slots": 0,
     "prompt_length": ...,
     "max_new": ...,
     "verifiers": {},
@@ -80,7 +81,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                     rollout = engine.roll_out(model, params, engine.job(
                         batch, mesh, text.tokenizer, sampling=sampling, seed=config.seed,
                         first_uid=index * config.batch_size * config.samples,
-                        group_size=config.samples, max_new=config.max_new,
+                        group_size=config.samples, max_new=config.max_new, slots=config.slots,
                     ))  # fmt: skip
                     jax.block_until_ready(rollout)
                 with phases("verify"):

@@ -21,11 +21,13 @@ of the trained parameters is held, that a resumed run samples the same again.
 
 Rewards, their weights, steps and kinds are those of rewards.py; prompts come from named groups with
 a share each, so that some can join later. Nothing silent: all-equal groups, truncated samples,
-masked verifier failures, skipped updates are metrics. With `router_replay` updates keep the experts
-that the sampler chose for every token (rollout routing replay, Ma et al. 2025, arXiv 2510.11370;
-the cost of the record: `api.Rollout`); the reference chooses its own. With adapters (`lora.rank`)
-the reference is another set of them over the same weights: at first one that changes nothing. Left
-out: tools, off-policy carry-over of unfinished samples.
+masked verifier failures, skipped updates are metrics. With `slots` so many sequences are sampled at
+once and the others wait for a free one (rollout/continuous.py): less memory, and less time where
+their lengths differ; they are then verified when all have ended. With `router_replay` updates keep
+the experts that the sampler chose for every token (rollout routing replay, Ma et al. 2025, arXiv
+2510.11370; the cost of the record: `api.Rollout`); the reference chooses its own. With adapters
+(`lora.rank`) the reference is another set of them over the same weights: at first one that changes
+nothing. Left out: tools, off-policy carry-over of unfinished samples.
 """
 
 from __future__ import annotations
@@ -77,6 +79,7 @@ DEFAULTS = {
     "prompt_length": ...,
     "max_new": ...,
     "looks": 4,
+    "slots": 0,
     "temperature": 1.0,
     "top_k": 0,
     "top_p": 1.0,

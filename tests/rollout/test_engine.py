@@ -133,3 +133,25 @@ def test_a_stream_is_the_rollout_and_tells_of_each_sequence_once(small, stretch)
     seen = [set(looks[part.rows]) for part in told]
     assert all(max(one) < min(next_) for one, next_ in itertools.pairwise(seen))
     assert len(told) == len(set(looks)) > (1 if stretch < 9 else 0)
+
+
+def test_a_queue_gives_the_same_rollout_and_tells_of_all_at_its_end(small):
+    stops = Sampling(stop=(3, 4, 5, 6, 7))
+    plain, tokenizer = asked_of(small, table(4), sampling=stops)
+    queued, _ = asked_of(small, table(4), sampling=stops, slots=3)
+    assert queued.sizes is not None and queued.sizes.slots == 3 and plain.sizes is None
+    assert asked_of(small, table(4), sampling=stops, slots=8)[0].sizes is None  # all fit
+    told = []
+    found = engine.stream(small.model, small.params, queued, tokenizer, told.append, stretch=4)
+    whole = engine.roll_out(small.model, small.params, plain)
+    for field, one, other in zip(Rollout._fields[:-1], whole[:-1], found[:-1], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5, err_msg=field)
+    [all_of_them] = told
+    assert all_of_them.rows.tolist() == list(range(8))
+    assert all_of_them.responses == engine.responses(whole, tokenizer)
+    assert all_of_them.finished.tolist() == np.asarray(whole.finished_B).tolist()
+
+
+def test_slots_are_refused_with_recorded_experts(small):
+    with pytest.raises(ValueError, match="slots=3 does not go with router_replay=True"):
+        asked_of(small, table(4), sampling=Sampling(), slots=3, record_experts=True)

@@ -1,0 +1,237 @@
+"""Continuous batching inside one jitted program: a finished slot takes the next sequence by itself.
+
+  while somebody is queued:                    outer: prefill prompts into the pool, fill free slots
+      while nobody can be let in:              inner: decode one token of every slot, and no more
+  for half, a quarter, an eighth of the slots: the queue is empty: fewer slots, used ones in front
+
+A prompt is prefilled without its last token, which is the first that its group's slots decode: so
+there is no special first token, and no LM head in the prefill. The host has no part in it. What a
+sequence samples depends on (seed, uid, position) alone, so slots, pages and pools change nothing
+but time and memory. Left out: tools, streaming, more than one shard of the batch.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from posttrain_jax.api import Array, Model, Params, Rollout
+from posttrain_jax.models.transformer import Pool, unstack
+from posttrain_jax.rollout import slots
+from posttrain_jax.rollout.sampler import Asked, Rules, as_rollout
+from posttrain_jax.rollout.sampling import row_keys, sample_token
+from posttrain_jax.rollout.slots import Slots
+
+PAGE = 16
+"""Places of a page: ours, of 8, 16 and 32 the fastest on CPU."""
+FEWEST = 4
+"""Slots below which there is no further halving."""
+
+
+class Sizes(NamedTuple):
+    """What holds the sequences; static.
+
+    Attributes:
+      slots: sequences that are decoded at once.
+      pages: of the pool, PAGE places each.
+      entries: prompts in the prompt pool.
+      prefill: prompts that are prefilled at once.
+      threshold: free slots that are worth leaving the inner loop for.
+    """
+
+    slots: int
+    pages: int
+    entries: int
+    prefill: int
+    threshold: int
+
+
+def plan_sizes(slots: int, prompts: int, rules: Rules, share: float = 0.35) -> Sizes:
+    """Sizes for a queue of so many prompts.
+
+    Args:
+      slots: how many sequences to decode at once.
+      share: of the places that all slots would fill with sequences of full length.
+
+    Raises:
+      ValueError: no slots.
+    """
+    if slots < 1:
+        raise ValueError(f"slots={slots}: expected at least 1")
+    longest = -(-rules.max_new // PAGE)
+    slots = min(slots, prompts * rules.group_size)
+    whole = slots * longest
+    pages = max(longest, min(whole, max(2 * slots, round(share * whole))))
+    entries = min(prompts, max(2, -(-4 * slots // rules.group_size)), slots + 1)
+    return Sizes(slots, pages, entries, min(2, prompts), max(1, slots // 16))
+
+
+class Written(NamedTuple):
+    """What was sampled, a row a sequence; the C axis is the completion."""
+
+    tokens_NC: Array
+    mask_NC: Array
+    behaviour_logp_NC: Array
+    model_logp_NC: Array
+    finished_N: Array
+
+
+class State(NamedTuple):
+    """What the loops carry."""
+
+    slots: Slots
+    pool: Pool
+    written: Written
+
+
+class Work(NamedTuple):
+    """What a rollout took.
+
+    Attributes:
+      steps: decode steps.
+      busy: live slots, summed over steps.
+      most_pages: pages in use at most.
+      full_steps, full_busy: of the steps before the queue was empty.
+    """
+
+    steps: Array
+    busy: Array
+    most_pages: Array
+    full_steps: Array
+    full_busy: Array
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rules", "sizes"))
+def sample_queue(
+    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes
+) -> tuple[Rollout, Work]:
+    """As `sampler.sample`, with no more than `sizes.slots` sequences at a time."""
+    params = unstack(params)
+    state = _begin(model, asked, rules, sizes)
+    count = len(state.slots.live_B)
+    state = _serve(model, params, asked, rules, sizes, state, half(count))
+    full = state.slots
+    while count := half(count):
+        state = _fewer(state, count, rules)
+        state = _serve(model, params, asked, rules, sizes, state, half(count))
+    s = state.slots
+    work = Work(s.steps, s.busy, s.most_pages, full.steps, full.busy)
+    return as_rollout(state.written, asked, rules), work
+
+
+def half(count: int) -> int:
+    """How many slots come after so many; 0 is the end."""
+    return count // 2 if count // 2 >= FEWEST else 0
+
+
+def _begin(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
+    prompts, width = asked.prompts_PT.shape
+    rows, new = prompts * rules.group_size, rules.max_new
+    s = slots.empty(sizes.slots, sizes.pages, sizes.entries, prompts, rules.group_size, width)
+    pages, entries = model.init_cache(sizes.pages, PAGE), model.init_cache(sizes.entries, width)
+    pool = Pool(pages.k_BKHS, pages.v_BKSH, entries.k_BKHS, entries.v_BKSH, slots.where(s, PAGE))
+    zeros = jnp.zeros((rows, new), jnp.float32)
+    tokens = jnp.full((rows, new), rules.pad_id, jnp.int32)
+    written = Written(tokens, zeros.astype(bool), zeros, zeros, jnp.zeros(rows, bool))
+    return State(s, pool, written)
+
+
+def _serve(
+    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State, until: int
+) -> State:
+    """Let sequences in and decode, until nobody is queued and at most `until` slots are live."""
+    last_P = asked.prompts_PT[:, -1]
+
+    def open_to(state: State) -> Array:
+        s = state.slots
+        free = jnp.minimum(jnp.sum(~s.live_B), slots.free_pages(s))
+        return (free >= sizes.threshold) & ((slots.waiting(s) > 0) | (slots.room(s) > 0))
+
+    def going_on(state: State) -> Array:
+        return (slots.queued(state.slots) > 0) | (jnp.sum(state.slots.live_B) > until)
+
+    def let_in(state: State) -> State:
+        state = jax.lax.while_loop(
+            lambda state: (slots.room(state.slots) > 0)
+            & (slots.waiting(state.slots) < jnp.sum(~state.slots.live_B)),
+            lambda state: _prefill(model, params, asked, sizes, state), state,
+        )  # fmt: skip
+        return state._replace(slots=slots.admit(state.slots, last_P))
+
+    def turn(state: State) -> State:
+        state = let_in(state)
+        return jax.lax.while_loop(
+            lambda state: going_on(state) & jnp.any(state.slots.live_B) & ~open_to(state),
+            lambda state: _step(model, params, asked, rules, state), state,
+        )  # fmt: skip
+
+    return jax.lax.while_loop(going_on, turn, state)
+
+
+def _prefill(model: Model, params: Params, asked: Asked, sizes: Sizes, state: State) -> State:
+    """The next prompts into the pool, each without its last token and one place to the right."""
+    count, width = asked.prompts_PT.shape
+    shift = lambda x_PT: jnp.pad(x_PT[:, :-1], ((0, 0), (1, 0)))  # noqa: E731
+    tokens_PW, segments_PW = shift(asked.prompts_PT), shift(asked.segments_PT)
+    s, prompt, entry = slots.enter_prompts(state.slots, segments_PW != 0, sizes.prefill)
+    chosen = jnp.minimum(prompt, count - 1)
+    segments_BT = segments_PW[chosen]
+    _, cache = model.apply(
+        params, tokens_PW[chosen],
+        positions_BT=jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0), segments_BT=segments_BT,
+        cache=model.init_cache(sizes.prefill, width),
+    )  # fmt: skip
+    put = lambda pool, new: pool.at[entry].set(new, mode="drop")  # noqa: E731
+    pool = state.pool._replace(
+        k_UKHW=tuple(map(put, state.pool.k_UKHW, cache.k_BKHS)),
+        v_UKWH=tuple(map(put, state.pool.v_UKWH, cache.v_BKSH)),
+    )
+    return state._replace(slots=s, pool=pool)
+
+
+def _step(model: Model, params: Params, asked: Asked, rules: Rules, state: State) -> State:
+    """One more token of every live slot."""
+    s = slots.turn_pages(state.slots, PAGE)
+    rows = asked.prompts_PT.shape[0] * rules.group_size
+    row_B = jnp.minimum(s.sequence_B, rows - 1)
+    length_B = jnp.sum(asked.segments_PT, axis=1)[row_B // rules.group_size]
+    hidden_BTD, pool = model.apply(
+        params, s.token_B[:, None], positions_BT=(length_B - 1 + s.place_B)[:, None],
+        segments_BT=jnp.ones((len(row_B), 1), jnp.int32),
+        cache=state.pool._replace(where=slots.where(s, PAGE)),
+    )  # fmt: skip
+    keys = row_keys(asked.key, asked.uids_B[row_B], length_B + s.place_B)
+    logits_BV = model.logits(params, hidden_BTD[:, 0])
+    token, behaviour, model_logp = sample_token(logits_BV, keys, rules.sampling)
+    stop = functools.reduce(jnp.logical_or, [token == t for t in rules.sampling.stop], False)
+    at = (jnp.where(s.live_B, s.sequence_B, rows), s.place_B)
+    put = lambda buffer, column: buffer.at[at].set(column, mode="drop")  # noqa: E731
+    written = Written(
+        put(state.written.tokens_NC, token), put(state.written.mask_NC, True),
+        put(state.written.behaviour_logp_NC, behaviour),
+        put(state.written.model_logp_NC, model_logp),
+        state.written.finished_N.at[at[0]].set(stop, mode="drop"),
+    )  # fmt: skip
+    s = s._replace(
+        token_B=token, place_B=s.place_B + 1, steps=s.steps + 1,
+        busy=s.busy + jnp.sum(s.live_B, dtype=jnp.int32),
+    )  # fmt: skip
+    most_B = rules.max_new if asked.most_B is None else asked.most_B[row_B]
+    s = slots.end(s, s.live_B & (stop | (s.place_B >= most_B)))
+    return State(s, pool, written)
+
+
+def _fewer(state: State, count: int, rules: Rules) -> State:
+    """The state of fewer slots, with as many pages as they can fill."""
+    longest = -(-rules.max_new // PAGE)
+    pages = min(len(state.slots.owner_Z), count * longest)
+    s, kept_Z = slots.compacted(state.slots, count, pages)
+    pool = state.pool._replace(
+        k_ZKHO=tuple(k[kept_Z] for k in state.pool.k_ZKHO),
+        v_ZKOH=tuple(v[kept_Z] for v in state.pool.v_ZKOH),
+        where=slots.where(s, PAGE),
+    )
+    return State(s, pool, state.written)

@@ -40,6 +40,7 @@ RESULT_NEUTRAL = (
     "sources",
     "notes",
     "looks",
+    "slots",
     # how a judge's endpoint is reached
     "api_key_file",
     "api_key_env",
@@ -60,6 +61,7 @@ NOT_IN_CODE = (
     "plan.py",
     "doctor.py",
     "exchange.py",
+    "evaluation.py",
     "verify.py",
 )
 """Parts of the package that can't change a result: not in the code version."""
@@ -181,7 +183,8 @@ def finish(
 
     Args:
       folder: the stage's `workdir`.
-      metrics: name -> number, or {"mean", "stderr", "n"} (see `metrics.mean_stderr`).
+      metrics: name -> number, or {"mean", "stderr", "n"} (see `metrics.mean_stderr`), which may
+        have an interval's "low" and "high".
       phases: seconds by phase (compile, sample, verify, update, eval, ...).
       **extra: anything else worth recording, JSON-able.
     """
@@ -337,7 +340,8 @@ def _source_files(package: Path) -> Iterable[Path]:
 
 def _with_error(value: Any) -> dict[str, float]:
     if isinstance(value, Mapping):
-        return {key: finite(value[key]) for key in ("mean", "stderr", "n")}
+        interval = [key for key in ("low", "high") if key in value]
+        return {key: finite(value[key]) for key in ("mean", "stderr", "n", *interval)}
     return {"mean": finite(float(value)), "stderr": 0.0, "n": 1}
 
 

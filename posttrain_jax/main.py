@@ -7,6 +7,7 @@ traceback), 130 stopped by Ctrl-C or SIGTERM after saving.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain_jax import __version__, exchange
+from posttrain_jax import __version__, evaluation, exchange
 from posttrain_jax import verify as verification
 from posttrain_jax.recipe import (
     PACKAGE,
@@ -42,7 +43,7 @@ STORAGE = (
     errno.EEXIST,
 )
 LISTINGS = ("ls", "plan", "doctor")
-TUNED = ("run", "bench")
+TUNED = ("run", "eval", "bench")
 INTERRUPTED = 130
 KEY_METRICS = ("pass@1", "greedy", "refuse_harmful", "accuracy", "reward", "loss", "kept")
 
@@ -113,7 +114,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     args, rest = _parser().parse_known_args(words)
     args.command = shlex.join(["posttrain", *words])
     args.overrides = list(_overrides(iter(rest)))
-    if args.overrides and args.verb not in ("run", "plan"):
+    if args.overrides and args.verb not in ("run", "plan", "eval"):
         raise RecipeError(f"{args.verb} takes no settings: {' '.join(rest)}")
     return args
 
@@ -147,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     run_verb = add("run", run, "run a recipe, or continue where it stopped", "recipe")
     run_verb.add_argument("--workdir", type=Path, help="run folder (runs/<recipe>-<preset>)")
     run_verb.add_argument("--store", type=Path, help="artifacts shared between run folders")
+    evaluation.add_eval(add("eval", evaluate, "evaluate a run's policy, or a model in a file"))
     plan_verb = add("plan", plan, "show what a recipe would do", "recipe")
     add("report", report, "write the report of a run folder", "run")
     doctor_verb = add("doctor", doctor, "check this machine")
@@ -220,25 +222,48 @@ def run(args: argparse.Namespace) -> int:
     config, remarks = load_recipe(args.recipe, args.overrides)
     if lacks := missing(config):
         raise RecipeError("\n  ".join([f"{args.recipe} can't run yet:", *lacks]))
+    workdir = args.workdir or default_workdir(config)
+    return _carry_out(args, config, workdir, remarks, _print_table)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """`posttrain eval MODEL`: see evaluation.py."""
+    asked = evaluation.make(args)
+    shown = lambda stages: evaluation.show(asked.workdir, args.json)  # noqa: E731
+    return _carry_out(args, asked.config, asked.workdir, asked.remarks, shown, asked.given)
+
+
+def _carry_out(
+    args: argparse.Namespace, config: Mapping[str, Any], workdir: Path, remarks: Sequence[str],
+    show: Callable[[Sequence[Any]], None], given: Mapping[str, Any] | None = None,
+) -> int:  # fmt: skip
+    """Run a config's stages, or continue them; then show the results and write the report.
+
+    Where JSON is asked for, stdout has nothing else: progress goes to stderr.
+    """
     from posttrain_jax import interrupt, pipeline, process, runtime
 
-    workdir = args.workdir or default_workdir(config)
     runtime.use_cache()
     first = process.index() == 0
     say = print if first else lambda text: None
-    for line in [*remarks, f"{config['recipe']}:{config['preset']} in {workdir}"]:
-        say(line)
-    try:
-        with interrupt.watching():
-            stages = pipeline.run_recipe(config, workdir, store=args.store, say=say)
-    except interrupt.Interrupted as stop:
-        say(f"{stop}. Continue with the same command:\n  {args.command}")
-        return INTERRUPTED
+    as_json = getattr(args, "json", False)
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        for line in [*remarks, f"{config['recipe']}:{config['preset']} in {workdir}"]:
+            say(line)
+        try:
+            with interrupt.watching():
+                stages = pipeline.run_recipe(
+                    config, workdir, store=args.store, given=given, say=say
+                )
+        except interrupt.Interrupted as stop:
+            say(f"{stop}. Continue with the same command:\n  {args.command}")
+            return INTERRUPTED
     if first:
-        _print_table(stages)
         from posttrain_jax.report import write_report
 
-        print(f"report: {write_report(workdir)}")
+        page = write_report(workdir)
+        show(stages)
+        print(f"report: {page}", file=sys.stderr if as_json else sys.stdout)
     return 0
 
 

@@ -91,16 +91,19 @@ def fingerprint(settings: Mapping[str, Any]) -> tuple[str, str]:
         raise RecipeError(f"{given}: {error}") from error
 
 
-def prepare_stages(config: Mapping[str, Any], fingerprint: Fingerprint) -> dict[str, StageRun]:
-    """All stages of a resolved config, in order, with their ids."""
+def prepare_stages(
+    config: Mapping[str, Any], fingerprint: Fingerprint, given: Mapping[str, Artifact] | None = None
+) -> dict[str, StageRun]:
+    """All stages of a resolved config, in order, with their ids; `given`: see `run_recipe`."""
     known: dict[str, tuple[str, str]] = {}
+    made = {name: artifact.id for name, artifact in (given or {}).items()}
     code = artifacts.code_version()
     stages: dict[str, StageRun] = {}
     for name in config["order"]:
         settings = stage_config(config, name)
         plain = settings.to_dict()
         inputs = plain["inputs"]
-        ids = {role: stages[source].record.id for role, source in inputs.items()}
+        ids = {role: made[source] for role, source in inputs.items()}
         text = {key: plain[key] for key in TEXT}
         key = json.dumps(text, sort_keys=True, default=str)
         if key not in known:
@@ -120,6 +123,7 @@ def prepare_stages(config: Mapping[str, Any], fingerprint: Fingerprint) -> dict[
             **made_from,
         )
         stages[name] = StageRun(record, inputs, settings)
+        made[name] = record.id
     return stages
 
 
@@ -128,6 +132,7 @@ def run_recipe(
     workdir: Path,
     *,
     store: Path | None = None,
+    given: Mapping[str, Artifact] | None = None,
     load_stage: Callable[[str], StageFn] = load_stage,
     fingerprint: Fingerprint = fingerprint,
     say: Callable[[str], None] = print,
@@ -139,6 +144,7 @@ def run_recipe(
       workdir: the run folder; created, or continued.
       store: a folder of artifacts that several run folders share; the run folder then holds
         relative symlinks into it.
+      given: artifacts of other runs, by the names under which stages have them as inputs.
       load_stage: kind -> the stage's `run`.
       fingerprint: text settings (`recipe.TEXT`) -> hashes of tokenizer and chat template.
       say: prints one line.
@@ -151,7 +157,8 @@ def run_recipe(
     """
     if lacks := missing(config):
         raise RecipeError("\n".join(["this preset can't run yet:", *lacks]))
-    stages = prepare_stages(config, fingerprint)
+    given = given or {}
+    stages = prepare_stages(config, fingerprint, given)
     with locked(workdir):
         _claim(workdir, config)
         before = _read_run(workdir)
@@ -159,7 +166,8 @@ def run_recipe(
             _link(workdir, store, stages)
         barrier("artifacts are in place")
         lines = _find_done(workdir, stages, before)
-        save = partial(_write_run, workdir, config, stages, _spent(workdir, before), time.time())
+        spent = _spent(workdir, before)
+        save = partial(_write_run, workdir, config, stages, given, spent, time.time())
         save()
         for line in lines:
             say(line)
@@ -167,20 +175,20 @@ def run_recipe(
             if stage.artifact is None:
                 if interrupt.requested():
                     raise interrupt.Interrupted
-                _run_stage(stage, stages, workdir, load_stage(stage.record.kind), save)
+                inputs = {r: given.get(s) or stages[s].artifact for r, s in stage.inputs.items()}
+                _run_stage(stage, inputs, workdir, load_stage(stage.record.kind), save)
                 say(f"{name}: done in {stage.seconds:.1f} s")
     return list(stages.values())
 
 
 def _run_stage(
     stage: StageRun,
-    stages: Mapping[str, StageRun],
+    inputs: Mapping[str, Artifact | None],
     workdir: Path,
     run: StageFn,
     save: Callable[[], None],
 ) -> None:
     """One stage, from its folder to its DONE marker."""
-    inputs = {role: stages[source].artifact for role, source in stage.inputs.items()}
     ready = {role: artifact for role, artifact in inputs.items() if artifact is not None}
     artifacts.check_text(stage.record, ready)
     folder = stage.folder(workdir)
@@ -309,10 +317,12 @@ def _write_run(
     workdir: Path,
     config: Mapping[str, Any],
     stages: Mapping[str, StageRun],
+    given: Mapping[str, Artifact],
     spent: float,
     started: float,
 ) -> None:
     if process.index() == 0:
+        others = {n: {"kind": a.kind, "id": a.id, "path": str(a.path)} for n, a in given.items()}
         write_json(
             workdir / "run.json",
             {
@@ -321,6 +331,7 @@ def _write_run(
                 "device": process.device(),
                 "order": list(stages),
                 "stages": {name: stage.row() for name, stage in stages.items()},
+                **({"given": others} if others else {}),
                 "seconds": round(spent + time.time() - started, 3),
             },
         )

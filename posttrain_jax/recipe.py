@@ -167,8 +167,14 @@ def model_families(package: Path = PACKAGE) -> list[str]:
     return _module_names(package / "models")
 
 
-def validate(config: Mapping[str, Any], kinds: Sequence[str] | None = None) -> list[str]:
+def validate(
+    config: Mapping[str, Any], kinds: Sequence[str] | None = None, given: Iterable[str] = ()
+) -> list[str]:
     """Check the stage graph; returns remarks, such as stages that `order` leaves out.
+
+    Args:
+      kinds: the kinds of stage there are.
+      given: names of artifacts that are there before the first stage.
 
     Raises:
       RecipeError: the first thing wrong, by name, with what was expected.
@@ -182,11 +188,11 @@ def validate(config: Mapping[str, Any], kinds: Sequence[str] | None = None) -> l
                 f"mesh.{axis}: no such axis.{did_you_mean(axis, MESH)} "
                 f"There are: {', '.join(MESH)}."
             )
-    earlier: list[str] = []
+    earlier = list(given)
     for name in config["order"]:
         _check_stage(config, name, earlier, kinds)
         earlier.append(name)
-    unused = sorted(set(config["stages"]) - set(earlier))
+    unused = sorted(set(config["stages"]) - set(config["order"]))
     return [f"stage {name!r} is not in `order` and will not run" for name in unused]
 
 

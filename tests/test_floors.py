@@ -21,7 +21,7 @@ FLOORS = {
         "value_model", "nonfinite", "entropy_control", "teacher", "teacher_cache"),
     5: ("stages", "evals", "serve", "report"),
     6: ("main", "pipeline", "plan", "doctor", "runtime", "bench", "launch",
-        "exchange", "verify"),
+        "exchange", "evaluation", "verify"),
 }  # fmt: skip
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 NO_JAX = (

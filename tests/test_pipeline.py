@@ -250,3 +250,18 @@ def test_a_folder_in_use_is_refused_and_free_after_the_process(tmp_path):
         assert second.returncode == 2
         assert f"in use by another posttrain run (process {os.getpid()})" in second.stdout
     assert start(tmp_path, 10**6).returncode == 0
+
+
+def test_artifacts_of_another_run_stand_in_for_stages(tmp_path):
+    """The run of two stages whose input is the first run's: the same ids, the same results."""
+    first = {s.record.stage: s for s in run(tmp_path / "a")}
+    base = first["base"].artifact
+    part = {**CONFIG, "order": ("left", "join")}
+    lines = []
+    stages = run(tmp_path / "b", part, given={"base": base}, say=lines.append)
+    assert [s.record.id for s in stages] == [first[n].record.id for n in ("left", "join")]
+    assert stages[1].artifact.metrics == first["join"].artifact.metrics
+    said = json.loads((tmp_path / "b" / "run.json").read_text())
+    assert said["given"] == {"base": {"kind": "walk", "id": base.id, "path": str(base.path)}}
+    assert set(said["stages"]) == {"left", "join"} and lines[0].startswith("left: done in")
+    assert "given" not in json.loads((tmp_path / "a" / "run.json").read_text())

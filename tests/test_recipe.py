@@ -106,6 +106,13 @@ def test_stages_that_will_not_run_are_reported():
     ]
 
 
+def test_what_is_given_counts_as_an_earlier_stage():
+    config = graph(tuned={"kind": "sft", "inputs": {"policy": "base"}})
+    with pytest.raises(RecipeError, match="'base', which is not in `order`"):
+        recipe.validate(config, ["sft"])
+    assert recipe.validate(config, ["sft"], given=("base",)) == []
+
+
 def test_missing_names_families_without_a_file(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "llama.py").touch()

@@ -5,6 +5,7 @@ Policies on the front are filled dots, dominated ones rings; a bar is one standa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,18 +57,22 @@ def fronts(run: Run) -> list[Front]:
 
 
 def chart(
-    objectives: tuple[str, str], series: list[tuple[str, tuple[Point, ...]]], label: str
-) -> Markup:
+    objectives: tuple[str, str], series: list[tuple[str, tuple[Point, ...]]], label: str,
+    doubling: bool = False,
+) -> Markup:  # fmt: skip
     """The second objective over the first.
 
     Args:
       objectives: the metrics of the axes, with a minus where less is better.
       series: points to be joined, by name.
       label: what the chart is of, for a screen reader.
+      doubling: the first axis is logarithmic; its values are above 0.
     """
     names = objectives[0].removeprefix("-"), objectives[1].removeprefix("-")
     points = [p for _, members in series for p in members]
-    across, x = _axis([p.first for p in points], LEFT, WIDTH - RIGHT)
+    across, x = (_doubling_axis if doubling else _axis)(
+        [p.first for p in points], LEFT, WIDTH - RIGHT
+    )
     upward, y = _axis([p.second for p in points], HEIGHT - BOTTOM, TOP)
     parts = []
     for value in upward:
@@ -127,6 +132,17 @@ def _axis(metrics: list[Metric], start: float, end: float) -> tuple[list[float],
     low, high = low - room, high + room
     place = lambda value: start + (value - low) / (high - low) * (end - start)  # noqa: E731
     return ticks(low, high), place
+
+
+def _doubling_axis(metrics: list[Metric], start: float, end: float) -> tuple[list[float], Callable]:
+    """As `_axis`, with ticks at the lowest value and its doublings, at most eight of them."""
+    lowest, highest = min(m.mean for m in metrics), max(m.mean for m in metrics)
+    span = math.log2(highest / lowest) if highest > lowest else 1.0
+    room = MARGIN * span
+    unit = (end - start) / (span + 2 * room)
+    place = lambda value: start + unit * (room + math.log2(max(value, lowest / 2) / lowest))  # noqa: E731
+    every = math.ceil((span + 1) / 8)
+    return [lowest * 2.0**i for i in range(0, math.floor(span + 1e-9) + 1, every)], place
 
 
 def _dot(series: str, point: Point, names: tuple[str, str], index: int, x, y) -> str:

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 
 from posttrain_jax.report import counters, samples, timing
+from posttrain_jax.report.compute import compute_curves
 from posttrain_jax.report.curves import panels, trains
+from posttrain_jax.report.domains import by_domain, cell, heading
 from posttrain_jax.report.graph import pipeline
 from posttrain_jax.report.records import Run, Sample, Stage
 from posttrain_jax.report.tables import (
@@ -89,7 +91,7 @@ def _results(run: Run) -> list[str]:
     table = policy_table(run)
     lines = ["## Results", ""]
     if not table.columns:
-        return [*lines, "No evaluation has finished.", ""]
+        return [*lines, "No evaluation has finished.", "", *_domains(run), *_compute(run)]
     lines += ["Mean ± standard error of every metric, by policy in pipeline order.", ""]
     lines += _metric_table(table)
     for tasks in task_tables(run):
@@ -99,6 +101,32 @@ def _results(run: Run) -> list[str]:
             "",
         ]
         lines += _metric_table(tasks)
+    return [*lines, *_domains(run), *_compute(run)]
+
+
+def _domains(run: Run) -> list[str]:
+    lines = []
+    for table in by_domain(run):
+        lines += [f"### {_safe(table.stage.name)} by domain, %", ""]
+        rows = [
+            [name, str(count), *map(cell, table.columns, metrics)]
+            for name, count, metrics in table.lines
+        ]
+        heads = [heading(column).label for column in table.columns]
+        lines += _grid(["domain", "problems", *heads], rows)
+    return [*lines, "In brackets: 95 % bootstrap intervals over problems.", ""] if lines else []
+
+
+def _compute(run: Run) -> list[str]:
+    lines = []
+    for item in compute_curves(run):
+        lines += [f"### {_safe(item.stage.name)}: the choice by tokens a problem", ""]
+        heads = ["tokens", *(f"{bin.name}: {bin.about}" for bin in item.bins), "accuracy"]
+        rows = [
+            [budget, *(bin.chosen[at] for bin in item.bins), figure]
+            for at, (budget, figure) in enumerate(item.budgets)
+        ]
+        lines += _grid(heads, rows)
     return lines
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from markupsafe import Markup
 
 from posttrain_jax.report import counters, samples, timing
 from posttrain_jax.report.charts import describe, dot_track, panel_svg
+from posttrain_jax.report.compute import compute_curves
 from posttrain_jax.report.curves import constants, panels, trains
+from posttrain_jax.report.domains import Domains, by_domain, heading, interval
 from posttrain_jax.report.fronts import fronts
 from posttrain_jax.report.graph import pipeline_svg
 from posttrain_jax.report.records import Metric, Run, Stage
@@ -57,6 +59,7 @@ class Cell:
     error: str = ""
     hint: str = ""
     fill: float | None = None
+    interval: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,10 @@ def _context(run: Run) -> dict[str, Any]:
         "dots": _dots(run, table),
         "grid": _grid(table),
         "task_grids": [_grid(t) for t in task_tables(run)],
+        "domains": [(d.stage, _domain_grid(d)) for d in by_domain(run)],
         "trust": trusted(run),
         "fronts": fronts(run),
+        "compute": compute_curves(run),
         "curves": [_curves(s) for s in run.stages if trains(s)],
         "rollouts": [r for s in run.stages if s.samples for r in [_rollouts(s)]],
         "bars": bars,
@@ -194,6 +199,21 @@ def _grid(table: Table) -> Grid:
         for r in rows
     )
     return Grid(title, tuple(term(c) for c in table.columns), lines)
+
+
+def _domain_grid(table: Domains) -> Grid:
+    """An evaluation by domain, with intervals in place of bars."""
+    lines = tuple(
+        Line(name, f"n = {count:,}", "", tuple(
+            Cell("–") if m is None else replace(
+                _cell(Row(table.stage, "", {column: m}), column),
+                fill=None, interval=interval(column, m),
+            )
+            for column, m in zip(table.columns, metrics, strict=True)
+        ))
+        for name, count, metrics in table.lines
+    )  # fmt: skip
+    return Grid(table.stage.name, tuple(heading(c) for c in table.columns), lines)
 
 
 def _state(row: Row) -> str:

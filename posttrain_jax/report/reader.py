@@ -45,7 +45,7 @@ def read_run(run_dir: Path) -> Run:
     seconds = number(record.get("seconds"))
     if seconds is None and any(s.seconds is not None for s in stages):
         seconds = sum(s.seconds or 0.0 for s in stages)
-    _check_lineage(stages, notices)
+    _check_lineage(stages, _dict(record.get("given")), notices)
     return Run(
         folder=run_dir.resolve().name,
         recipe=str(record.get("recipe") or config.get("recipe") or "unknown recipe"),
@@ -172,7 +172,8 @@ def _sample(line: Mapping[str, Any]) -> Sample:
 
 
 def _metrics(value: Any) -> dict[str, Metric]:
-    """`{name: {"mean", "stderr", "n"}}`; a bare number is taken as a mean without an error."""
+    """`{name: {"mean", "stderr", "n"}}`, some with `low` and `high`; a bare number is taken as a
+    mean without an error."""
     metrics = {}
     for name, entry in _dict(value).items():
         fields = entry if isinstance(entry, Mapping) else {"mean": entry}
@@ -180,7 +181,8 @@ def _metrics(value: Any) -> dict[str, Metric]:
         n = number(fields.get("n"))
         if mean is not None:
             count = None if n is None else int(n)
-            metrics[str(name)] = Metric(mean, number(fields.get("stderr")), count)
+            error, *ends = (number(fields.get(key)) for key in ("stderr", "low", "high"))
+            metrics[str(name)] = Metric(mean, error, count, *ends)
     return metrics
 
 
@@ -212,9 +214,10 @@ def _inputs(listed: Any, recorded: Any) -> tuple[Input, ...]:
     return tuple(found.values())
 
 
-def _check_lineage(stages: tuple[Stage, ...], notices: list[str]) -> None:
+def _check_lineage(stages: tuple[Stage, ...], given: Mapping, notices: list[str]) -> None:
     """Say where an input's artifact is not the one this run lists, or is not listed at all."""
-    ids = {s.name: s.id for s in stages}
+    ids = {str(name): str(_dict(about).get("id") or "") for name, about in given.items()}
+    ids |= {s.name: s.id for s in stages}
     for stage in stages:
         for link in stage.inputs:
             if link.stage not in ids:

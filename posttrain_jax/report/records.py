@@ -9,11 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Metric:
-    """A mean with its standard error over `n` items; None where the stage gave none."""
+    """A mean with its standard error over `n` items; None where the stage gave none.
+
+    `low` and `high` are the ends of its 95 % interval.
+    """
 
     mean: float
     stderr: float | None = None
     n: int | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ A row is a policy (a stage that leaves a model), in pipeline order. Its numbers 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,9 +74,12 @@ def policy_rows(run: Run) -> tuple[Row, ...]:
 
 
 def policy_table(run: Run) -> Table:
-    """Every metric of every policy, without the per-task figures."""
+    """Every metric of every policy, without the per-task figures.
+
+    Of figures at several numbers of samples, only those at 1 and at the most.
+    """
     rows = policy_rows(run)
-    found = {name for row in rows for name in row.metrics}
+    found = {name for row in rows for name in set(row.metrics) - between(row.metrics)}
     names = {name for name in found if "/" not in name and not is_counter(name)}
     return Table("All tasks", tuple(sorted(names, key=column_order)), rows)
 
@@ -85,12 +89,23 @@ def task_tables(run: Run) -> list[Table]:
     rows = policy_rows(run)
     names = {name for row in rows for name in row.metrics if "/" in name}
     bases = sorted({name.partition("/")[0] for name in names}, key=column_order)
+    bases = [name for name in bases if name == "pass@1" or "@" not in name]  # see domains.py
     tables = []
     for base in bases:
         columns = tuple(sorted(n for n in names if n.partition("/")[0] == base))
         languages = {c.partition("/")[2] for c in columns} <= {"en", "zh"}
         tables.append(Table(base, columns, rows, "language" if languages else "task"))
     return tables
+
+
+def between(names: Iterable[str]) -> set[str]:
+    """Of figures at several numbers of samples, such as maj@2 and maj@8, those not at the most."""
+    most: dict[tuple[str, str], int] = {}
+    numbered = [match for name in names if (match := re.fullmatch(r"(\w+)@(\d+)(.*)", name))]
+    for match in numbered:
+        key = match[1], match[3]
+        most[key] = max(int(match[2]), most.get(key, 0))
+    return {m[0] for m in numbered if 1 < int(m[2]) < most[m[1], m[3]]}
 
 
 def root_of(run: Run, stage: Stage) -> str:
@@ -184,14 +199,17 @@ def report_dict(run: Run) -> dict[str, Any]:
                 "name": stage.name,
                 "kind": stage.kind,
                 "seconds": stage.seconds,
-                "metrics": {
-                    name: {"mean": m.mean, "stderr": m.stderr, "n": m.n}
-                    for name, m in metrics[stage.name].items()
-                },
+                "metrics": {name: _figures(m) for name, m in metrics[stage.name].items()},
             }
             for stage in run.stages
         ],
     }
+
+
+def _figures(metric: Metric) -> dict[str, float | None]:
+    figures: dict[str, float | None] = {"mean": metric.mean, "stderr": metric.stderr, "n": metric.n}
+    interval = {} if metric.low is None else {"low": metric.low, "high": metric.high}
+    return figures | interval
 
 
 def _evaluations(run: Run) -> dict[str, dict[str, Metric]]:

@@ -38,6 +38,7 @@ TERMS = {
     "thought": Term("chain written", "%", True, "responses with words in their chain of thought"),
     "accuracy": Term("accuracy", "%", True, "share of rollouts with the right answer"),
     "pair_accuracy": Term("pair accuracy", "%", True, "pairs ranked as the preference says"),
+    "problems": Term("problems", "", False, "problems that are compared"),
     "on_front": Term("on the front", "", False, "policies that no other is better than in both"),
     "hypervolume": Term("dominated area", "", False, "area above the origin that is dominated"),
     "margin": Term("margin", "", False, "reward of the chosen response minus the rejected one's"),
@@ -164,7 +165,7 @@ def column_order(name: str) -> tuple[int, str]:
     """Sort key of table columns: the usual metrics first, then by name."""
     for rank, known in enumerate(_ORDER):
         if name == known or (known.endswith("@") and name.startswith(known)):
-            return rank, name
+            return rank, re.sub(r"\d+", lambda digits: digits[0].zfill(6), name)
     listed = list(TERMS)
     return len(_ORDER) + (listed.index(name) if name in listed else len(listed)), name
 

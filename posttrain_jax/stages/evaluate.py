@@ -1,17 +1,23 @@
 """Evaluation of a policy on held-out problems: greedy, and k samples a problem.
 
-pass@1 is the mean over k samples, its standard error the one over problems (samples of a problem
-are not independent). Language consistency counts the samples that have words in their chain of
-thought; `thought` is their share. Reasoning problems are graded by `verifier`; chat and safety
-ones by their task, as shares of their own. A metric `x/<name>` speaks of the problems of one task
-or source. A verifier that failed counts as wrong, and is counted (`verifier_failures`).
+Reasoning problems are graded by `verifier`; chat and safety ones by their task, as shares of their
+own. The metrics are those of evals/summary.py: pass@1, pass@k and maj@k for powers of two up to
+`samples`, with bootstrap intervals, over all problems and by task or source. `scorers` are reward
+models, process reward models and judges, named as in the rewards of an RL stage; each adds
+`best@k/<name>` (rm@k) and `weighted@k/<name>`. A sample that a verifier or scorer failed on counts
+as wrong, and is counted (`verifier_failures`).
 
 With an input `reference`, `kl` is the mean of log pi(y) - log pi_ref(y) over the samples y, in nats
 a response: an unbiased estimate of KL(pi || pi_ref), which may be negative by chance.
+
+A row of data.jsonl is a sample as stages/generate.py writes them, without texts, but with an
+`answer_number` that is equal for equal answers. An evaluation that was stopped goes on at the first
+batch that is not graded.
 """
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,19 +26,25 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from posttrain_jax import artifacts, interrupt, train_state
+from posttrain_jax import artifacts, interrupt, process, train_state
 from posttrain_jax.api import Artifact, Batch, Model, Params, Rollout
-from posttrain_jax.data.examples import load_examples
+from posttrain_jax.data.examples import DATA, load_examples
 from posttrain_jax.data.tasks.safety import is_refusal
-from posttrain_jax.evals.accuracy import majority, pass_at_k
-from posttrain_jax.mesh import all_rows, check_batch, local_rows, local_slice
-from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr
-from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
+from posttrain_jax.evals.summary import Graded, summarise
+from posttrain_jax.files import write_text
+from posttrain_jax.mesh import all_rows, check_batch, from_first, local_rows, local_slice
+from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr, read_rows, truncate
+from posttrain_jax.policy import Text, load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rollout import engine
+from posttrain_jax.rollout.engine import Prompts
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.stages.generate import lines
+from posttrain_jax.stages.rerank import open_scorers
 from posttrain_jax.verifiers import tags
 from posttrain_jax.verifiers.formulas.answer_text import find_answer
+from posttrain_jax.verifiers.judging.judge import Judge, ask
 from posttrain_jax.verifiers.language import count_words
 from posttrain_jax.verifiers.pool import Pool
 
@@ -41,6 +53,7 @@ DEFAULTS = {
     "system": "",
     "verifier": "task_answer",
     "verifier_options": {},
+    "scorers": {},
     "samples": 4,
     "temperature": 1.0,
     "top_p": 1.0,
@@ -51,31 +64,28 @@ DEFAULTS = {
     "workers": 2,
     "shown_samples": 16,
 }
-COLUMNS = (
-    "correct",
-    "format",
-    "language",
-    "length",
-    "finished",
-    "answer",
-    "refused",
-    "thought",
-    "kl",
-)
+GRADED = "graded.jsonl"
+"""The graded batches of an evaluation that is not done."""
+ABOUT = ("id", "kind", "task", "source", "domain", "language")
+"""Fields of an example that data.jsonl has."""
 
 
-class Graded(NamedTuple):
-    """Graded samples of all problems: arrays [problems, samples]."""
+class Setting(NamedTuple):
+    """What the batches of an evaluation have in common.
 
-    correct: np.ndarray
-    format: np.ndarray
-    language: np.ndarray
-    length: np.ndarray
-    finished: np.ndarray
-    answer: np.ndarray
-    refused: np.ndarray
-    thought: np.ndarray
-    kl: np.ndarray
+    Attributes:
+      reference: a model and its parameters, if there is one.
+      judges: the scorers, by name.
+    """
+
+    config: Any
+    mesh: Mesh
+    text: Text
+    pool: Pool
+    model: Model
+    params: Params
+    reference: tuple[Model, Params] | None
+    judges: Mapping[str, Judge]
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -91,53 +101,123 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         "format": {"verifier": "format"},
         "language": {"verifier": "language"},
     }
-    sampled = Sampling(temperature=config.temperature, top_p=config.top_p)
     if "reference" in inputs and (config.temperature, config.top_p) != (1.0, 1.0):
         raise ValueError(
             f"the KL to the reference needs temperature=1 and top_p=1; got {config.temperature} "
             f"and {config.top_p}: leave out the input `reference`"
         )
-    passes = {"greedy": (Sampling(temperature=0.0), 1), "sampled": (sampled, config.samples)}
     with jax.set_mesh(mesh), Pool(terms, workers=config.workers) as pool:
         model, params = load_policy(inputs["policy"], mesh, **config.model_options)
         params, reference = engine.for_sampling(params, model, mesh), None
         if "reference" in inputs:
             reference = load_policy(inputs["reference"], mesh, **config.model_options)
+        judges = open_scorers(config.scorers.to_dict(), inputs, mesh, text)
         examples = load_examples(config.data, inputs, config.seed)
         prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
-        number = -(-len(prompts.examples) // config.batch_size)
-        graded: dict[str, Graded] = {}
-        with MetricLogger(workdir, number * len(passes), stage_title(workdir)) as log:
-            for name, (sampling, group) in passes.items():
-                parts = []
-                for index, (batch, real) in enumerate(engine.batches(prompts, config.batch_size)):
-                    with phases("sample"):
-                        rollout = engine.roll_out(model, params, engine.job(
-                            batch, mesh, text.tokenizer, sampling=sampling, seed=config.seed,
-                            first_uid=index * config.batch_size * group, group_size=group,
-                            max_new=config.max_new,
-                        ))  # fmt: skip
-                        jax.block_until_ready(rollout)
-                    kl = np.zeros(len(local_rows(rollout.finished_B)))
-                    if reference and name == "sampled":
-                        with phases("reference"):
-                            kl = local_rows(log_ratios(*reference, rollout, config.prompt_length))
-                    with phases("verify"):
-                        part, rows = grade(pool, rollout, batch, group, mesh, text.tokenizer, kl)
-                    parts.append(part[:real])
-                    step = index + 1 + (number if name == "sampled" else 0)
-                    log(step, {"accuracy": float(part[:real, :, 0].mean()), "pass": name})
-                    if index == 0:
-                        log.samples(step, rows[: min(real * group, config.shown_samples)])
-                    if interrupt.requested():  # nothing is kept of a half evaluation
-                        raise interrupt.Interrupted
-                graded[name] = Graded(*np.moveaxis(np.concatenate(parts), 2, 0))
-        failures = sum(pool.counts[name] for name in ("timeouts", "infra_errors", "poisoned"))
-    metrics = summarise(prompts.examples, graded["greedy"], graded["sampled"])
-    if reference:
-        metrics["kl"] = mean_stderr(graded["sampled"].kl.mean(axis=1))
-    metrics |= {"skipped_prompts": prompts.skipped, "verifier_failures": failures}
+        setting = Setting(config, mesh, text, pool, model, params, reference, judges)
+        batches = grade_all(setting, prompts, workdir, phases)
+    metrics: dict[str, Any] = {}
+    if process.index() == 0:
+        metrics = conclude(workdir, prompts.examples, batches, list(judges), reference is not None)
+        metrics["skipped_prompts"] = prompts.skipped
     return artifacts.finish(workdir, metrics=metrics, phases=phases.seconds)
+
+
+def grade_all(setting: Setting, prompts: Prompts, workdir: Path, phases: PhaseTimer) -> int:
+    """Sample and grade what is not on disk yet; returns the number of batches of each pass."""
+    config = setting.config
+    number, start = -(-len(prompts.examples) // config.batch_size), resume(workdir)
+    sampled = Sampling(temperature=config.temperature, top_p=config.top_p)
+    passes = {"greedy": (Sampling(temperature=0.0), 1), "sampled": (sampled, config.samples)}
+    with MetricLogger(workdir, number * len(passes), stage_title(workdir), start) as log:
+        for order, (name, (sampling, group)) in enumerate(passes.items()):
+            done = max(0, start - order * number)
+            whole = setting if name == "sampled" else setting._replace(reference=None, judges={})
+            for index, (batch, real) in enumerate(
+                engine.batches(prompts, config.batch_size, done), done
+            ):
+                first_uid = index * config.batch_size * group
+                table, rows = grade_batch(whole, batch, sampling, group, first_uid, phases)
+                step = order * number + index + 1
+                log(step, {"accuracy": float(table[:real, :, 0].mean()), "pass": name})
+                if index == 0:
+                    log.samples(step, rows[: min(real * group, config.shown_samples)])
+                keep(workdir, step, table[:real])
+                if interrupt.requested():
+                    raise interrupt.Interrupted(step)
+    return number
+
+
+def grade_batch(
+    setting: Setting, batch: Prompts, sampling: Sampling, group: int, first_uid: int,
+    phases: PhaseTimer,
+) -> tuple[np.ndarray, list[dict]]:  # fmt: skip
+    """Sample `group` responses to each prompt and `grade` them."""
+    config, tokenizer = setting.config, setting.text.tokenizer
+    with phases("sample"):
+        rollout = engine.roll_out(setting.model, setting.params, engine.job(
+            batch, setting.mesh, tokenizer, sampling=sampling, seed=config.seed,
+            first_uid=first_uid, group_size=group, max_new=config.max_new,
+        ))  # fmt: skip
+        jax.block_until_ready(rollout)
+    kl = np.zeros(len(local_rows(rollout.finished_B)))
+    if setting.reference:
+        with phases("reference"):
+            kl = local_rows(log_ratios(*setting.reference, rollout, config.prompt_length))
+    with phases("verify"):
+        judges = setting.judges
+        return grade(setting.pool, rollout, batch, group, setting.mesh, tokenizer, kl, judges)
+
+
+def resume(workdir: Path) -> int:
+    """How many batches, of both passes, are graded and on disk."""
+    done = 0
+    if process.index() == 0:
+        done = len(read_rows(workdir / GRADED))
+        truncate(workdir / GRADED, done)  # a line that was being written
+    return from_first(done)
+
+
+def keep(workdir: Path, step: int, table: np.ndarray) -> None:
+    """Append the grades of a batch, [prompts, samples, columns]."""
+    if process.index() == 0:
+        with open(workdir / GRADED, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "table": table.tolist()}) + "\n")
+
+
+def conclude(
+    workdir: Path, examples: Sequence[Mapping[str, Any]], number: int, scorers: Sequence[str],
+    with_kl: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The metrics of all graded batches, `number` a pass; writes data.jsonl."""
+    parts = [np.array(row["table"], np.float32) for row in read_rows(workdir / GRADED)]
+    tables = [np.concatenate(parts[:number]), np.concatenate(parts[number:])]
+    columns = len(Graded._fields)
+    greedy, sampled = (Graded(*np.moveaxis(t[:, :, :columns], 2, 0)) for t in tables)
+    scores = {name: tables[1][:, :, columns + i] for i, name in enumerate(scorers)}
+    metrics = summarise(examples, greedy, sampled, scores)
+    if with_kl:
+        metrics["kl"] = mean_stderr(sampled.kl.mean(axis=1).tolist())
+    metrics["verifier_failures"] = float(greedy.failed.sum() + sampled.failed.sum())
+    write_text(workdir / DATA, lines(data_rows(examples, sampled, scores)))
+    (workdir / GRADED).unlink()
+    return metrics
+
+
+def data_rows(
+    examples: Sequence[Mapping[str, Any]], sampled: Graded, scores: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """The samples, one a row."""
+    return [
+        {
+            **{key: example[key] for key in ABOUT if key in example}, "index": i, "sample": n,
+            "length": int(sampled.length[i, n]), "finished": bool(sampled.finished[i, n]),
+            "answer_number": int(sampled.answer[i, n]), "masked": bool(sampled.failed[i, n]),
+            "scores": {"correct": float(sampled.correct[i, n])}
+            | {name: float(table[i, n]) for name, table in scores.items()},
+        }
+        for i, example in enumerate(examples) for n in range(sampled.correct.shape[1])
+    ]  # fmt: skip
 
 
 def log_ratios(model: Model, params: Params, rollout: Rollout, start: int) -> jax.Array:
@@ -150,16 +230,28 @@ def log_ratios(model: Model, params: Params, rollout: Rollout, start: int) -> ja
     return jnp.sum(jnp.where(mask, rollout.model_logp_BT - reference, 0.0), axis=1)
 
 
-def grade(pool, rollout, prompts, group: int, mesh, tokenizer, kl) -> tuple[np.ndarray, list[dict]]:
-    """Grades [prompts, samples, COLUMNS] of one batch on every host, and this host's texts.
+def grade(
+    pool, rollout, prompts, group: int, mesh, tokenizer, kl, judges: Mapping[str, Judge]
+) -> tuple[np.ndarray, list[dict]]:
+    """Grades of one batch on every host, and this host's texts.
 
     Args:
-      kl: the last column, of this host's rows.
+      kl: of this host's rows.
+      judges: the scorers.
+
+    Returns:
+      also [prompts, samples, columns]: the fields of `Graded`, then the scores.
     """
     here = local_slice(rollout.tokens_BT)
     examples = [e for e in prompts.examples for _ in range(group)][here]
     texts = engine.responses(rollout, tokenizer)
-    scores, _ = pool(texts, examples)
+    scores, valid = pool(texts, examples)
+    wanted = np.array([e.get("kind", "reasoning") == "reasoning" for e in examples])
+    scored = []
+    for name, judge in judges.items():
+        column, sound = ask(judge, name, examples, texts, wanted)
+        scored.append(column)
+        valid = valid & sound
     mask = local_rows(rollout.completion_mask_BT)
     finished = local_rows(rollout.finished_B)
     answers = [find_answer(t) for t in texts]
@@ -170,7 +262,9 @@ def grade(pool, rollout, prompts, group: int, mesh, tokenizer, kl) -> tuple[np.n
         [zlib.crc32(a.text.strip().encode()) & 0x7FFFFF if a else 0 for a in answers],
         [is_refusal(t) for t in texts],
         [count_words(tags.chain(t)).total() > 0 for t in texts],
+        ~valid,
         kl,
+        *scored,
     ]
     local = np.stack([np.asarray(c, np.float32) for c in columns], axis=1)
     rows = [
@@ -181,62 +275,4 @@ def grade(pool, rollout, prompts, group: int, mesh, tokenizer, kl) -> tuple[np.n
         for e, t, s, f in zip(examples, texts, scores, finished, strict=True)
     ]  # fmt: skip
     table = all_rows(mesh, local)
-    return table.reshape(len(prompts.examples), group, len(COLUMNS)), rows
-
-
-def summarise(
-    examples: Sequence[Mapping[str, Any]], greedy: Graded, sampled: Graded
-) -> dict[str, Any]:
-    """All metrics as {"mean", "stderr", "n"}; n counts problems."""
-    kind = np.array([e.get("kind", "reasoning") for e in examples])
-    metrics: dict[str, Any] = {}
-    reasoning = np.flatnonzero(kind == "reasoning")
-    if len(reasoning):
-        metrics |= reasoning_metrics(greedy, sampled, reasoning)
-        names = np.array([e.get("task") or e["source"] for e in examples])
-        for name in sorted(set(names[reasoning])):
-            chosen = np.flatnonzero((names == name) & (kind == "reasoning"))
-            metrics[f"pass@1/{name}"] = mean_stderr(sampled.correct[chosen].mean(axis=1))
-            metrics[f"greedy/{name}"] = mean_stderr(greedy.correct[chosen, 0])
-        languages = np.array([e.get("language", "") for e in examples])
-        for name in sorted(set(languages[reasoning])):
-            chosen = np.flatnonzero((languages == name) & (kind == "reasoning"))
-            metrics |= consistency(f"language/{name}", sampled, chosen)
-    harmful = np.array([bool(e.get("harmful")) for e in examples])
-    for name, chosen, value in (
-        ("refuse_harmful", (kind == "safety") & harmful, greedy.refused[:, 0]),
-        ("answer_harmless", (kind == "safety") & ~harmful, 1 - greedy.refused[:, 0]),
-        ("helpful", kind == "helpful", greedy.correct[:, 0]),
-    ):
-        if chosen.any():
-            metrics[name] = mean_stderr(value[chosen].tolist())
-    return metrics
-
-
-def reasoning_metrics(greedy: Graded, sampled: Graded, chosen: np.ndarray) -> dict[str, Any]:
-    """The metrics of the reasoning problems."""
-    n = sampled.correct.shape[1]
-    correct = sampled.correct[chosen]
-    votes = [majority(a, c) for a, c in zip(sampled.answer[chosen], correct, strict=True)]
-    passed = [pass_at_k(n, int(c.sum()), n) for c in correct]
-    return {
-        "pass@1": mean_stderr(correct.mean(axis=1)),
-        "greedy": mean_stderr(greedy.correct[chosen, 0]),
-        f"maj@{n}": mean_stderr(votes),
-        f"pass@{n}": mean_stderr(passed),
-        "length": mean_stderr(sampled.length[chosen].mean(axis=1)),
-        "format": mean_stderr(sampled.format[chosen].mean(axis=1)),
-        "thought": mean_stderr(sampled.thought[chosen].mean(axis=1)),
-        **consistency("language", sampled, chosen),
-        "finished": mean_stderr(sampled.finished[chosen].mean(axis=1)),
-    }
-
-
-def consistency(name: str, graded: Graded, chosen: np.ndarray) -> dict[str, Any]:
-    """Language consistency of the samples that have words in their chain of thought."""
-    spoke = graded.thought[chosen] > 0
-    rows = spoke.any(axis=1)
-    if not rows.any():
-        return {}
-    total = np.where(spoke, graded.language[chosen], 0.0).sum(axis=1)[rows]
-    return {name: mean_stderr((total / spoke.sum(axis=1)[rows]).tolist())}
+    return table.reshape(len(prompts.examples), group, -1), rows

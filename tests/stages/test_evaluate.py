@@ -5,10 +5,12 @@ import random
 import numpy as np
 import pytest
 
-from posttrain_jax.api import Rollout
+from posttrain_jax.api import Rollout, Verdict
 from posttrain_jax.data.tasks import safety
+from posttrain_jax.evals.summary import Graded, summarise
 from posttrain_jax.rollout.engine import Prompts
-from posttrain_jax.stages.evaluate import Graded, grade, log_ratios, summarise
+from posttrain_jax.stages.evaluate import grade, log_ratios
+from posttrain_jax.verifiers.judging.judge import Judge
 
 EXAMPLES = [
     {"kind": "reasoning", "task": "arithmetic", "language": "en"},
@@ -23,6 +25,7 @@ EXAMPLES = [
 def graded(correct, answer=None, refused=None, **more):
     shape = np.shape(correct)
     columns = {name: np.ones(shape) for name in Graded._fields} | {
+        "failed": np.zeros(shape),
         "correct": np.array(correct, np.float32),
         "answer": np.zeros(shape) if answer is None else np.array(answer),
         "refused": np.zeros(shape) if refused is None else np.array(refused, np.float32),
@@ -63,7 +66,30 @@ def metrics():
     ],
 )
 def test_by_hand(metrics, name, mean, stderr, n):
-    assert metrics[name] == pytest.approx({"mean": mean, "stderr": stderr, "n": n})
+    found = {key: metrics[name][key] for key in ("mean", "stderr", "n")}
+    assert found == pytest.approx({"mean": mean, "stderr": stderr, "n": n})
+
+
+def test_accuracies_have_intervals_and_domains(metrics):
+    """Two problems: resampled means are a, b or their middle, with 1/4, 1/4 and 1/2."""
+    assert (metrics["pass@1"]["low"], metrics["pass@1"]["high"]) == (1 / 4, 3 / 4)
+    assert metrics["pass@1/gsm8k"]["low"] == metrics["pass@1/gsm8k"]["high"] == 1 / 4
+    with_interval = {name.partition("/")[0] for name, value in metrics.items() if "low" in value}
+    assert with_interval == {"pass@1", "greedy", "pass@2", "pass@4", "maj@2", "maj@4"}
+    # of three right and one wrong every pair has a right one; of one right, 3 of 6 pairs
+    assert metrics["pass@2"]["mean"] == (1 + 1 / 2) / 2
+    assert "maj@2/arithmetic" in metrics and "length/arithmetic" not in metrics
+
+
+def test_scorers_choose_and_failures_are_wrong():
+    scores = {"rm": np.array([[0, 0, 0, 1.0], [0, 1, 0, 0]] + [[0] * 4] * 4)}
+    found = summarise(EXAMPLES, GREEDY, SAMPLED, scores)
+    assert found["best@4/rm"]["mean"] == 1 / 2  # the wrong one, the right one
+    assert {"weighted@4/rm", "best@2/rm/gsm8k"} <= set(found)
+    failed = np.zeros((6, 4))
+    failed[0, 0] = failed[1, 1] = 1
+    found = summarise(EXAMPLES, GREEDY, SAMPLED._replace(failed=failed), scores)
+    assert found["pass@1"]["mean"] == (2 / 4 + 0) / 2 and found["best@4/rm"]["mean"] == 0
 
 
 def test_kinds_that_are_not_there_have_no_metric(metrics):
@@ -103,9 +129,17 @@ def test_grades_of_a_batch(small, as_rollout):
     examples = [{"id": "p", "prompt": "P"}, {"id": "q", "prompt": "Q"}]
     nothing, pool = np.zeros((2, 1), np.int32), Pool()
     prompts = Prompts(examples, nothing, nothing, 0)
-    table, shown = grade(pool, rollout, prompts, 2, small.mesh, tokenizer, np.arange(4) / 8)
+    judge = Judge(lambda examples, texts: [
+        Verdict(0.5) if "</think>" in text else Verdict(0.0, "infra_error") for text in texts
+    ])  # fmt: skip
+    table, shown = grade(
+        pool, rollout, prompts, 2, small.mesh, tokenizer, np.arange(4) / 8, {"rm": judge}
+    )
     assert [example for _, example in pool.seen] == ["p", "p", "q", "q"]
-    found = Graded(*np.moveaxis(table, 2, 0))
+    *columns, scores = np.moveaxis(table, 2, 0)
+    found = Graded(*columns)
+    assert scores.tolist() == [[0.5, 0.5], [0, 0.5]]  # the refusal is behind a thought
+    assert found.failed.tolist() == [[0, 0], [1, 0]]
     texts = [text for text, _ in pool.seen]
     assert found.correct.tolist() == [[len(t) for t in texts[:2]], [len(t) for t in texts[2:]]]
     assert (found.format == 0.25).all() and (found.language == 0.75).all()

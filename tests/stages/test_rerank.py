@@ -16,7 +16,8 @@ pytestmark = pytest.mark.usefixtures("quick_compile")
 
 def row(index, sample, answer, right, masked=False, **scores):
     return {
-        "id": f"{index}", "prompt": "p", "index": index, "sample": sample, "masked": masked,
+        "id": f"{index}", "task": "ab"[index % 2], "prompt": "p", "index": index,
+        "sample": sample, "masked": masked,
         "response": f"<think>so.</think><answer>{answer}</answer>",
         "scores": {"accuracy": float(right), **scores},
     }  # fmt: skip
@@ -29,7 +30,7 @@ def test_by_hand():
          row(1, 2, 9, False, s=0.8)],
     ]  # fmt: skip
     found = stage.compare(problems, "accuracy", ["s"], (1, 3))
-    means = {name: value["mean"] for name, value in found.items()}
+    means = {name: v["mean"] for name, v in found.items() if not name.endswith(("/a", "/b"))}
     assert means == {
         "pass@1": pytest.approx(1 / 3),
         "pass@3": 1.0,
@@ -40,6 +41,9 @@ def test_by_hand():
         "weighted@3/s": 0.0,
     }
     assert found["best@3/s"]["n"] == 2
+    assert (found["best@3/s"]["low"], found["best@3/s"]["high"]) == (0.0, 1.0)
+    assert [found[f"best@3/s/{task}"]["mean"] for task in "ab"] == [1.0, 0.0]
+    assert len(found) == 3 * len(means)
 
 
 def test_equal_answers_are_equal_numbers():

@@ -4,8 +4,10 @@
   {"tasks": {name: weight}, "split": "train", "count": n, "languages": (...), "options": {...}}
   {"path": "file.jsonl", "fields": {ours: theirs}, "count": n}     (count 0: all rows)
   {"input": role, "count": n}                                     (the data.jsonl of an artifact)
-The last two may add "where": {field: value}, to keep some rows, and "skip": leave out the first of
-those. Each may "add": {field: value} to its rows, such as the `system` prompt of these alone.
+  {"input": role, "folder": name}                                 (that of a folder in it)
+All but the first may add "where": {field: value}, to keep some rows, and "skip": leave out the
+first of those. Each may "add": {field: value} to its rows, such as the `system` prompt of these
+alone.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ DATA = "data.jsonl"
 KEYS = {
     "tasks": ("tasks", "split", "count", "languages", "options", "add"),
     "path": ("path", "fields", "count", "skip", "where", "add"),
-    "input": ("input", "count", "skip", "where", "add"),
+    "input": ("input", "folder", "count", "skip", "where", "add"),
 }
 """The settings of each sort of source."""
 Example = Mapping[str, Any]
@@ -70,7 +72,7 @@ def _load(name, source: Mapping[str, Any], inputs, seed: int) -> list[dict[str, 
     else:
         if source["input"] not in inputs:
             raise ValueError(f"data.{name}: no input {source['input']!r}; has {sorted(inputs)}")
-        rows = JsonlSource(inputs[source["input"]].path / DATA)
+        rows = JsonlSource(inputs[source["input"]].path / source.get("folder", "") / DATA)
     wanted = source.get("where", {})
     kept = [row for row in rows if all(row.get(k) == v for k, v in wanted.items())]
     return kept[skip : skip + count if count else None]

@@ -1,9 +1,8 @@
 """Beams of a search: solutions that grow step by step, sampled by a policy, judged at step ends.
 
-A step ends at a token whose text ends with one of the process model's separators. Each round
-continues the kept beams in one call of the in-graph sampler, which reads prompt and beam again:
-rounds are few and short, and every round is the same program. The process model reads the beams'
-own tokens. See stages/search.py.
+Each round continues the kept beams in one call of the sampler. With `lookahead` a new beam is
+scored not where it is but as many steps further, which the policy takes greedily (Snell et al.
+2024, arXiv 2408.03314, section 5.2). See stages/search.py.
 """
 
 from __future__ import annotations
@@ -13,17 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import jax
 import numpy as np
-from jax.sharding import Mesh
 
-from posttrain_jax.api import Model, Params
-from posttrain_jax.data.tokenizer import Tokenizer
-from posttrain_jax.mesh import from_local_rows, local_rows, total
-from posttrain_jax.process_reward import ProcessModel, aggregate, chances_local
+from posttrain_jax.mesh import total
+from posttrain_jax.process_reward import ProcessModel, aggregate
 from posttrain_jax.rollout.engine import Prompts
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
-from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.steps import (
+    Call,
+    Writer,
+    end_chances,
+    prompt_rows,
+    read_step,
+    write,
+)
 
 
 @dataclass
@@ -35,12 +36,14 @@ class Beam:
       chances: of its steps being right.
       finished: it ended by itself.
       stopped: it goes no further: it ended, or it met a limit.
+      ahead: the chance at the end of the lookahead, if there is one.
     """
 
     tokens: list[int] = field(default_factory=list)
     chances: list[float] = field(default_factory=list)
     finished: bool = False
     stopped: bool = False
+    ahead: float | None = None
 
 
 class Found(NamedTuple):
@@ -57,55 +60,23 @@ class Limits(NamedTuple):
       beams: N, steps sampled a round.
       width: M, steps sampled from each beam that is kept; it divides N.
       rounds: the most steps of a solution.
-      prompt_length: tokens of the longest prompt.
-      max_step, max_new: tokens of a step and of a response at most.
       aggregate: the score of a beam, one of `process_reward.AGGREGATES`.
+      lookahead: k, greedy steps that a new beam is scored behind.
     """
 
     beams: int
     width: int
     rounds: int
-    prompt_length: int
-    max_step: int
-    max_new: int
     aggregate: str = "last"
+    lookahead: int = 0
 
 
 class Searcher(NamedTuple):
-    """The models and rules of a search; `params` are laid out for sampling.
+    """The models and sizes of a search."""
 
-    Attributes:
-      stops: the tokens that end a step.
-      sampling: its stop tokens are those and the end of the sequence.
-    """
-
-    model: Model
-    params: Params
+    writer: Writer
     judge: ProcessModel
-    mesh: Mesh
-    tokenizer: Tokenizer
     limits: Limits
-    stops: tuple[int, ...]
-    sampling: Sampling
-    seed: int
-
-
-def step_stops(tokenizer: Tokenizer, separators: Sequence[str]) -> tuple[int, ...]:
-    """The tokens whose text ends with a separator, new lines behind it allowed.
-
-    Raises:
-      ValueError: there is none: no token ends a step.
-    """
-    special = {tokenizer.eos_id, tokenizer.pad_id, *tokenizer.markers.values()}
-    ends = tuple(separators)
-    found = tuple(
-        i for i in range(tokenizer.vocab_size)
-        if i not in special
-        and ((said := tokenizer.decode([i])).endswith(ends) or said.rstrip("\n").endswith(ends))
-    )  # fmt: skip
-    if not found:
-        raise ValueError(f"no token of the tokenizer ends with one of separators={ends}")
-    return found
 
 
 def search(searcher: Searcher, prompts: Prompts, first: int) -> tuple[list[Found], int]:
@@ -114,11 +85,7 @@ def search(searcher: Searcher, prompts: Prompts, first: int) -> tuple[list[Found
     Args:
       first: the number of the first prompt, so that sampling doesn't depend on the batch.
     """
-    limits = searcher.limits
-    prefixes = [
-        tokens[segments > 0].tolist()
-        for tokens, segments in zip(prompts.tokens, prompts.segments, strict=True)
-    ]
+    limits, prefixes = searcher.limits, prompt_rows(prompts)
     found = [Found([Beam() for _ in range(limits.beams)], 0) for _ in prefixes]
     for number in range(limits.rounds):
         kept = [select(mine.beams, limits) for mine in found]
@@ -128,9 +95,12 @@ def search(searcher: Searcher, prompts: Prompts, first: int) -> tuple[list[Found
         uids = [((first + i) * limits.rounds + number) * limits.beams for i in range(len(prefixes))]
         grown, tokens = extend(searcher, prefixes, [chosen for _, chosen in kept], uids)
         judge(searcher, prefixes, grown)
+        more = look_ahead(searcher, prefixes, grown)
         found = [
-            Found(ended + new, before.sampled + spent)
-            for before, (ended, _), new, spent in zip(found, kept, grown, tokens, strict=True)
+            Found(ended + new, before.sampled + spent + further)
+            for before, (ended, _), new, spent, further in zip(
+                found, kept, grown, tokens, more, strict=True
+            )
         ]
     return found, limits.rounds
 
@@ -144,15 +114,21 @@ def select(beams: Sequence[Beam], limits: Limits) -> tuple[list[Beam], list[tupl
     ended = [beam for beam in beams if beam.stopped]
     live = [beam for beam in beams if not beam.stopped]
     left = limits.beams - len(ended)
-    score = lambda beam: aggregate(beam.chances, limits.aggregate) if beam.chances else 0.0  # noqa: E731
-    best = sorted(live, key=score, reverse=True)[: -(-left // limits.width)]
+    ranked = sorted(live, key=lambda beam: score(beam, limits.aggregate), reverse=True)
     chosen = []
-    for beam in itertools.cycle(best):
+    for beam in itertools.cycle(ranked[: -(-left // limits.width)]):
         if left <= 0:
             break
         chosen.append((beam, min(limits.width, left)))
         left -= limits.width
     return ended, chosen
+
+
+def score(beam: Beam, how: str) -> float:
+    """One number of a beam; the chance at the end of a lookahead stands for its last step's."""
+    ahead = [] if beam.ahead is None else [beam.ahead]
+    chances = [*beam.chances[: len(beam.chances) - len(ahead)], *ahead]
+    return aggregate(chances, how) if chances else 0.0
 
 
 def extend(
@@ -167,44 +143,27 @@ def extend(
     Returns:
       the new beams of each prompt, and how many tokens were sampled for them.
     """
-    limits, tokenizer = searcher.limits, searcher.tokenizer
-    room, width = limits.beams // limits.width, limits.prompt_length + limits.max_new
-    tokens = np.full((len(prefixes) * room, width), tokenizer.pad_id, np.int32)
-    segments = np.zeros_like(tokens)
-    for row in range(len(tokens)):
-        problem, seat = divmod(row, room)
-        mine = chosen[problem]
-        ids = [*prefixes[problem], *(mine[seat][0].tokens if seat < len(mine) else [])]
-        tokens[row, width - len(ids) :], segments[row, width - len(ids) :] = ids, 1
-    numbers = np.concatenate([np.arange(limits.beams) + uid for uid in uids]) % 2**32
-    place = lambda array: from_local_rows(searcher.mesh, array)  # noqa: E731
-    asked = Asked(
-        place(tokens), place(segments), jax.random.key(searcher.seed),
-        place(numbers.astype(np.uint32)),
-    )  # fmt: skip
-    rules = Rules(searcher.sampling, limits.max_step, limits.width, tokenizer.pad_id)
-    rollout = sample(searcher.model, searcher.params, asked, rules)
-    new = local_rows(rollout.tokens_BT)[:, width:]
-    mask = local_rows(rollout.completion_mask_BT)[:, width:]
+    writer, limits = searcher.writer, searcher.limits
+    rows, numbers = [], []
+    for prefix, mine, uid in zip(prefixes, chosen, uids, strict=True):
+        for seat, (beam, _) in enumerate(mine):
+            rows.append([*prefix, *beam.tokens])
+            numbers.append([uid + seat * limits.width + i for i in range(limits.width)])
+    room = len(prefixes) * (limits.beams // limits.width)
+    call = Call(room, limits.width, writer.max_step, writer.sampling)
+    said = iter(write(writer, rows, numbers, call))
     grown, spent = [], []
-    for problem, mine in enumerate(chosen):
-        rows = [
-            (beam, ((problem * room + seat) * limits.width) + i)
-            for seat, (beam, count) in enumerate(mine) for i in range(count)
-        ]  # fmt: skip
-        grown.append([_grown(beam, new[row][mask[row]].tolist(), searcher) for beam, row in rows])
-        spent.append(sum(int(mask[row].sum()) for _, row in rows))
+    for mine in chosen:
+        steps = [(beam, step) for beam, count in mine for step in next(said)[:count]]
+        grown.append([_grown(writer, beam, step) for beam, step in steps])
+        spent.append(sum(len(step) for _, step in steps))
     return grown, spent
 
 
-def _grown(beam: Beam, step: list[int], searcher: Searcher) -> Beam:
+def _grown(writer: Writer, beam: Beam, said: list[int]) -> Beam:
     """A beam with one more step; it stops at the end of the response, or at a limit."""
-    limits, eos = searcher.limits, searcher.tokenizer.eos_id
-    finished = step[-1:] == [eos]
-    tokens = (beam.tokens + (step[:-1] if finished else step))[: limits.max_new]
-    ended = finished or step[-1] in searcher.stops
-    full = len(tokens) + limits.max_step > limits.max_new
-    return Beam(tokens, list(beam.chances), finished, finished or full or not ended)
+    step = read_step(writer, len(beam.tokens), said)
+    return Beam([*beam.tokens, *step.tokens], list(beam.chances), step.finished, step.ended)
 
 
 def judge(searcher: Searcher, prefixes: Sequence[list[int]], grown: Sequence[list[Beam]]) -> None:
@@ -212,13 +171,51 @@ def judge(searcher: Searcher, prefixes: Sequence[list[int]], grown: Sequence[lis
 
     A step of the end-of-sequence token alone has none of its own.
     """
-    flat = [(prefixes[i], beam) for i, mine in enumerate(grown) for beam in mine]
-    size = len(prefixes) * searcher.limits.beams
-    rows = [np.array([*ids, *beam.tokens], np.int32) for ids, beam in flat]
-    filler = [np.ones(1, np.int32)] * (size - len(rows))
-    chance_BT = chances_local(searcher.judge, rows + filler, searcher.mesh)
-    for row, (ids, beam) in enumerate(flat):
+    flat = [beam for mine in grown for beam in mine]
+    chances = _chances(searcher, prefixes, grown)
+    for beam, chance in zip(flat, chances, strict=True):
         if beam.tokens:
-            chance = float(chance_BT[row, len(ids) + len(beam.tokens) - 1])
-            again = beam.finished and beam.tokens[-1] in searcher.stops
+            again = beam.finished and beam.tokens[-1] in searcher.writer.stops
             beam.chances = (beam.chances[:-1] if again else beam.chances) + [chance]
+
+
+def look_ahead(
+    searcher: Searcher, prefixes: Sequence[list[int]], grown: Sequence[list[Beam]]
+) -> list[int]:
+    """Note the chance of each new beam `lookahead` greedy steps further, or where it ends before.
+
+    Returns:
+      how many tokens were sampled for the beams of each prompt.
+    """
+    writer, limits = searcher.writer, searcher.limits
+    spent = [0] * len(prefixes)
+    if not limits.lookahead:
+        return spent
+    greedy = writer.sampling._replace(temperature=0.0)
+    call = Call(len(prefixes) * limits.beams, 1, writer.max_step, greedy)
+    further = [list(mine) for mine in grown]
+    for _ in range(limits.lookahead):
+        live = [
+            (problem, seat) for problem, mine in enumerate(further)
+            for seat, beam in enumerate(mine) if not beam.stopped
+        ]  # fmt: skip
+        rows = [[*prefixes[problem], *further[problem][seat].tokens] for problem, seat in live]
+        said = write(writer, rows, [[0]] * len(rows), call)  # greedy: no noise, so any uid
+        for (problem, seat), (step,) in zip(live, said, strict=True):
+            further[problem][seat] = _grown(writer, further[problem][seat], step)
+            spent[problem] += len(step)
+    chances = iter(_chances(searcher, prefixes, further))
+    for mine in grown:
+        for beam in mine:
+            beam.ahead = next(chances)
+    return spent
+
+
+def _chances(searcher: Searcher, prefixes, beams: Sequence[Sequence[Beam]]) -> list[float]:
+    """The chance at the last token of each beam, prompt by prompt."""
+    rows = [
+        [*prefix, *beam.tokens] for prefix, mine in zip(prefixes, beams, strict=True)
+        for beam in mine
+    ]  # fmt: skip
+    size = len(prefixes) * searcher.limits.beams
+    return end_chances(searcher.judge, searcher.writer.mesh, rows, size)

@@ -43,6 +43,13 @@ def test_which_rows_a_file_gives(folder, settings, expected):
     assert ids({"input": "made", **settings}, folder) == expected
 
 
+def test_an_artifact_may_have_more_data_in_a_folder(folder):
+    (folder / "steps").mkdir()
+    (folder / "steps" / "data.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n')
+    assert ids({"input": "made", "folder": "steps"}, folder) == "xy"
+    assert ids({"input": "made", "folder": "steps", "skip": 1}, folder) == "y"
+
+
 def test_fields_are_renamed(folder):
     source = {"path": str(folder / "data.jsonl"), "fields": {"prompt": "id", "answer": "kind"}}
     row = load(source | {"count": 1}, folder)[0]

@@ -1,5 +1,6 @@
 """Beam search: which beams go on by hand, and the search of a very small model."""
 
+import copy
 import itertools
 
 import jax
@@ -12,11 +13,13 @@ from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.models import heads
 from posttrain_jax.policy import Text
 from posttrain_jax.rollout import beams, engine
-from posttrain_jax.rollout.beams import Beam, Limits, Searcher, search, select, step_stops
+from posttrain_jax.rollout.beams import Beam, Limits, Searcher, score, search, select
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.steps import Writer, prompt_rows, step_stops
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
-LIMITS = Limits(beams=4, width=2, rounds=3, prompt_length=8, max_step=3, max_new=10)
+LIMITS = Limits(beams=4, width=2, rounds=3)
+PROMPT, MAX_NEW = 8, 10
 
 
 @pytest.fixture(scope="module")
@@ -26,20 +29,25 @@ def text():
 
 
 @pytest.fixture(scope="module")
-def make_searcher(make_small, text):
-    """`(limits, stops, temperature) -> Searcher`, judged by a head with random weights."""
-    policy = make_small(
+def policy(make_small, text):
+    return make_small(
         vocab_size=text.tokenizer.vocab_size, pad_id=text.tokenizer.pad_id, tied=False
     )
+
+
+@pytest.fixture(scope="module")
+def make_searcher(policy, text):
+    """`(limits, stops, temperature, max_step) -> Searcher`, judged by a random head."""
     params = reward_model.add_head(policy.model, policy.params, policy.mesh, 1, heads.PROCESS)
     judge = process_reward.ProcessModel(policy.model, params, 18, (".",))
 
-    def make(limits=LIMITS, stops=(), temperature=1.0):
+    def make(limits=LIMITS, stops=(), temperature=1.0, max_step=3):
         sampling = Sampling(temperature, stop=(*stops, text.tokenizer.eos_id))
-        return Searcher(
-            policy.model, policy.params, judge, policy.mesh, text.tokenizer, limits, stops,
-            sampling, 0,
+        writer = Writer(
+            policy.model, policy.params, policy.mesh, text.tokenizer, stops, sampling, 0, PROMPT,
+            max_step, MAX_NEW,
         )  # fmt: skip
+        return Searcher(writer, judge, limits)
 
     return make
 
@@ -71,6 +79,14 @@ def test_beams_are_compared_by_the_aggregate_and_ties_keep_their_order():
     assert select([b, c], limits)[1][0][0] is b
 
 
+def test_what_is_ahead_stands_for_the_last_step():
+    plain, ahead = Beam([1, 2], [0.5, 0.9]), Beam([1, 2], [0.5, 0.9], ahead=0.2)
+    assert [score(plain, how) for how in ("last", "product", "min")] == [0.9, 0.45, 0.5]
+    assert [score(ahead, how) for how in ("last", "product", "min")] == [0.2, 0.1, 0.2]
+    assert select([plain, ahead], LIMITS._replace(beams=2))[1][0][0] is plain
+    assert score(Beam(), "last") == 0.0
+
+
 def test_tokens_that_end_a_step(text):
     stops = step_stops(text.tokenizer, (".", "。"))
     assert stops and all(text.tokenizer.decode([i]).strip() in (".", "。") for i in stops)
@@ -80,25 +96,25 @@ def test_tokens_that_end_a_step(text):
 
 def chance_of(searcher, tokens):
     """The chance at the last token, of one row by itself."""
-    rows = [np.array(tokens, np.int32)]
-    return process_reward.chances_local(searcher.judge, rows, searcher.mesh)[0, len(tokens) - 1]
+    rows, mesh = [np.array(tokens, np.int32)], searcher.writer.mesh
+    return process_reward.chances_local(searcher.judge, rows, mesh)[0, len(tokens) - 1]
 
 
 def prompts_of(text, *said):
-    return engine.encode_prompts([{"prompt": p} for p in said], *text, LIMITS.prompt_length)
+    return engine.encode_prompts([{"prompt": p} for p in said], *text, PROMPT)
 
 
 def test_greedy_beams_are_the_greedy_completion_in_steps(make_searcher, text):
     """At temperature 0 all beams are what one call of the sampler writes; chances are those of
     the steps' last tokens."""
-    whole, prompts = LIMITS.max_new, prompts_of(text, "3", "3 + 4")
-    plain = make_searcher(temperature=0.0)
+    whole, prompts = MAX_NEW, prompts_of(text, "3", "3 + 4")
+    plain = make_searcher(temperature=0.0).writer
     job = engine.job(
         prompts, plain.mesh, text.tokenizer, sampling=Sampling(0.0), seed=0, first_uid=0,
         group_size=1, max_new=whole,
     )  # fmt: skip
     rollout = engine.roll_out(plain.model, plain.params, job)
-    said = np.asarray(rollout.tokens_BT)[:, LIMITS.prompt_length :]
+    said = np.asarray(rollout.tokens_BT)[:, PROMPT:]
     # What the model says second ends a step.
     stops = tuple({int(row[1]) for row in said})
     searcher = make_searcher(LIMITS._replace(rounds=6), stops, temperature=0.0)
@@ -142,8 +158,51 @@ def test_a_search_extends_the_best_beams_of_each_round(make_searcher, text, monk
     assert [b.tokens for b in alone[0].beams] == [b.tokens for b in found[1].beams]
 
 
+def test_beams_are_chosen_by_what_the_greedy_steps_ahead_are_worth(
+    make_searcher, policy, text, logp_float64, monkeypatch
+):
+    """Two steps of a token each, as the same model in float64 says them, row by row."""
+    stops = tuple(i for i in range(8, text.tokenizer.vocab_size))
+    searcher = make_searcher(LIMITS._replace(lookahead=2), stops, max_step=1)
+    rounds, kept = [], beams.look_ahead
+
+    def look_ahead(searcher, prefixes, grown):
+        spent = kept(searcher, prefixes, grown)
+        rounds.append((copy.deepcopy(grown), spent))
+        return spent
+
+    monkeypatch.setattr(beams, "look_ahead", look_ahead)
+    prompts = prompts_of(text, "3", "3 + 4")
+    found, _ = search(searcher, prompts, 0)
+    further = 0
+    for problem, prefix in enumerate(prompt_rows(prompts)):
+        counted = 0
+        for number, (grown, spent) in enumerate(rounds):
+            steps = 0
+            for beam in grown[problem]:
+                ids, stopped = [*prefix, *beam.tokens], beam.stopped
+                for _ in range(2):
+                    if stopped:
+                        continue
+                    logp = logp_float64(policy.exact, policy.model.config, ids)[-1]
+                    token, steps = int(logp.argmax()), steps + 1
+                    ids += [token] if token != text.tokenizer.eos_id else []
+                    stopped = token not in stops or len(ids) - len(prefix) + 1 > MAX_NEW
+                assert beam.ahead == pytest.approx(chance_of(searcher, ids), abs=1e-5)
+                further += len(ids) > len(prefix) + len(beam.tokens)
+            assert steps == spent[problem]
+            counted += len(grown[problem]) + steps  # a token a step
+            if number + 1 < len(rounds):
+                live = [b for b in grown[problem] if not b.stopped]
+                best = [b.tokens for b in sorted(live, key=lambda b: -b.ahead)[:2]]
+                for b in rounds[number + 1][0][problem]:
+                    assert b.tokens[: len(b.tokens) - (not b.finished)] in best
+        assert found[problem].sampled == counted
+    assert further > 12
+
+
 def test_limits_stop_a_beam(make_searcher, text):
-    searcher = make_searcher(LIMITS._replace(max_step=4, rounds=5))  # only the end ends a step
+    searcher = make_searcher(LIMITS._replace(rounds=5), max_step=4)  # only the end ends a step
     found, _ = search(searcher, prompts_of(text, "3"), 0)
     for each in found[0].beams:
         assert each.stopped and len(each.tokens) <= 4

@@ -14,6 +14,7 @@ from posttrain_jax.models import heads
 from posttrain_jax.policy import Text, save_policy
 from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import judges
+from posttrain_jax.rollout.sampling import waits
 from posttrain_jax.verifiers.judging.judge import seed_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile")
@@ -60,8 +61,10 @@ def test_votes_are_those_of_a_plain_loop(small, text, logp_float64):
             start, base = len(tokens), jax.random.fold_in(jax.random.key(5), seed_of(prompt, vote))
             while len(tokens) < start + 6 and tokens[-1] != text.tokenizer.eos_id:
                 logp = logp_float64(small.exact, small.model.config, tokens)[-1] / 0.8
-                noise = jax.random.gumbel(jax.random.fold_in(base, len(tokens)), logp.shape)
-                tokens.append(int(np.argmax(logp + np.float64(noise))))
+                key = jax.random.fold_in(base, len(tokens))
+                tokens.append(
+                    int(np.argmin(np.float64(waits(key[None], len(logp))[0]) / np.exp(logp)))
+                )
             kept = [t for t in tokens[start:] if t != text.tokenizer.eos_id]
             assert reply.text == text.tokenizer.decode(kept)
     assert len({reply.text for replies in found for reply in replies}) == 4

@@ -163,6 +163,10 @@ class Rollout(NamedTuple):
       experts_BTLA: int16, the experts that each token went to in every sparse layer, -1 for tokens
         that the model was not asked about (padding, the last of a row); None if not recorded. Two
         bytes a choice: 928 a token of DeepSeek-V3 (58 layers, 8 experts), 768 of Qwen3-30B-A3B.
+      whole_mask_BT: True on all tokens of the response, forced ones included; None: all were
+        sampled.
+      top_tokens_BTJ, top_logp_BTJ: the model's likeliest tokens at each place of the response and
+        their log-probs; None if not asked for.
     """
 
     tokens_BT: Array
@@ -173,6 +177,14 @@ class Rollout(NamedTuple):
     model_logp_BT: Array
     finished_B: Array
     experts_BTLA: Array | None = None
+    whole_mask_BT: Array | None = None
+    top_tokens_BTJ: Array | None = None
+    top_logp_BTJ: Array | None = None
+
+    @property
+    def response_mask_BT(self) -> Array:
+        """True on all tokens of the response, sampled or not."""
+        return self.completion_mask_BT if self.whole_mask_BT is None else self.whole_mask_BT
 
 
 class Verdict(NamedTuple):

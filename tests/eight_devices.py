@@ -17,7 +17,8 @@ from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.models.sharing import share_prompts
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.experience import Credit, Mix, assemble, take, to_batch
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Scored
 from posttrain_jax.stages.sft import weigh

@@ -15,7 +15,8 @@ from posttrain_jax.mesh import local_rows, make_mesh, shard_rows
 from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.models.config import Experts, Latent
 from posttrain_jax.rollout import engine
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
 CONFIG = ModelConfig(

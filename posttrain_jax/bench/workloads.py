@@ -27,7 +27,9 @@ from posttrain_jax.rollout.continuous import PAGE, Work, plan_sizes, sample_queu
 from posttrain_jax.rollout.engine import for_sampling
 from posttrain_jax.rollout.experience import Mix
 from posttrain_jax.rollout.prompts import NOTHING_DRAWN
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.row_settings import RowSettings
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Scored
 from posttrain_jax.rollout.updates import begin, learn, prepare
@@ -172,7 +174,7 @@ def _queue(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:
     mean = math.log(sizes.max_new / 8) - SIGMA**2 / 2
     drawn = np.random.default_rng(0).lognormal(mean, SIGMA, prompts * sizes.group)
     most = np.clip(np.round(drawn), 1, sizes.max_new).astype(np.int32)
-    return asked._replace(most_B=shard_rows(mesh, most)), rules
+    return asked._replace(rows=RowSettings(max_new=shard_rows(mesh, most))), rules
 
 
 def queue_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
@@ -191,7 +193,7 @@ def queue_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Worklo
         }
 
     step = lambda: sample_queue(model, placed, asked, rules, holding)  # noqa: E731
-    tokens = int(np.sum(jax.device_get(asked.most_B)))
+    tokens = int(np.sum(jax.device_get(asked.rows.max_new)))
     return Workload(step, tokens, sizes.slots, _queue_flops(model, asked, sizes), told)
 
 
@@ -205,17 +207,18 @@ def static_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workl
         parts.append(
             asked._replace(
                 prompts_PT=asked.prompts_PT[prompts], segments_PT=asked.segments_PT[prompts],
-                uids_B=asked.uids_B[rows], most_B=np.asarray(asked.most_B)[rows],
+                uids_B=asked.uids_B[rows],
+                rows=jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], asked.rows),
             )
         )  # fmt: skip
-    tokens = int(np.sum(jax.device_get(asked.most_B)))
+    tokens = int(np.sum(jax.device_get(asked.rows.max_new)))
     step = lambda: [sample(model, placed, part, rules) for part in parts]  # noqa: E731
     return Workload(step, tokens, sizes.slots, _queue_flops(model, asked, sizes))
 
 
 def _queue_flops(model: Model, asked: Asked, sizes: Sizes) -> float:
     prefill = forward_flops(model.config, sizes.prompt_len, head=1) * asked.prompts_PT.shape[0]
-    lengths = jax.device_get(asked.most_B).tolist()
+    lengths = jax.device_get(asked.rows.max_new).tolist()
     decode = (forward_flops(model.config, n - 1, before=sizes.prompt_len) for n in lengths)
     return prefill + sum(decode)
 

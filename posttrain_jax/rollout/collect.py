@@ -28,8 +28,6 @@ from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Judges, Judging, Scored, score
 from posttrain_jax.teacher import TeacherModel
 
-GREEDY = Sampling(temperature=0.0)
-
 
 class Setting(NamedTuple):
     """What stays the same over a stage.
@@ -123,7 +121,8 @@ def roll_out(
     rollout, judging = _stream(setting, policy, prompts, setting.sampling, first, group)
     greedy = None
     if "greedy_B" in setting.needs:
-        greedy = _stream(setting, policy, prompts, GREEDY, first, 1)
+        likeliest = setting.sampling._replace(temperature=0.0)
+        greedy = _stream(setting, policy, prompts, likeliest, first, 1)
     return Sampled(rollout, judging, drawn, greedy)
 
 
@@ -132,7 +131,7 @@ def _stream(setting: Setting, policy, prompts, sampling: Sampling, first: int, g
     job = engine.job(
         prompts, mesh, tokenizer, sampling=sampling, seed=config.seed, first_uid=first,
         group_size=group_size, max_new=config.max_new, record_experts=config.router_replay,
-        slots=config.slots,
+        slots=config.slots, vocab_size=setting.model.config.vocab_size,
     )  # fmt: skip
     examples = [e for e in prompts.examples for _ in range(group_size)]
     judging = Judging(setting.judges.pool, examples[local_slice(job.asked.uids_B)])

@@ -20,10 +20,12 @@ import jax.numpy as jnp
 
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import Pool, unstack
-from posttrain_jax.rollout import slots
-from posttrain_jax.rollout.sampler import Asked, Rules, as_rollout
-from posttrain_jax.rollout.sampling import row_keys, sample_token
+from posttrain_jax.rollout import draw_state, slots
+from posttrain_jax.rollout.draw import draw
+from posttrain_jax.rollout.request import Asked, Rules, begin
+from posttrain_jax.rollout.sampling import row_keys
 from posttrain_jax.rollout.slots import Slots
+from posttrain_jax.rollout.written import Written, as_rollout, blank, enter
 
 PAGE = 16
 """Places of a page: ours, of 8, 16 and 32 the fastest on CPU."""
@@ -69,22 +71,13 @@ def plan_sizes(slots: int, prompts: int, rules: Rules, share: float = 0.35) -> S
     return Sizes(slots, pages, entries, min(2, prompts), max(1, slots // 16))
 
 
-class Written(NamedTuple):
-    """What was sampled, a row a sequence; the C axis is the completion."""
-
-    tokens_NC: Array
-    mask_NC: Array
-    behaviour_logp_NC: Array
-    model_logp_NC: Array
-    finished_N: Array
-
-
 class State(NamedTuple):
     """What the loops carry."""
 
     slots: Slots
     pool: Pool
     written: Written
+    draw: draw_state.State
 
 
 class Work(NamedTuple):
@@ -129,14 +122,11 @@ def half(count: int) -> int:
 
 def _begin(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
     prompts, width = asked.prompts_PT.shape
-    rows, new = prompts * rules.group_size, rules.max_new
     s = slots.empty(sizes.slots, sizes.pages, sizes.entries, prompts, rules.group_size, width)
     pages, entries = model.init_cache(sizes.pages, PAGE), model.init_cache(sizes.entries, width)
     pool = Pool(pages.k_BKHS, pages.v_BKSH, entries.k_BKHS, entries.v_BKSH, slots.where(s, PAGE))
-    zeros = jnp.zeros((rows, new), jnp.float32)
-    tokens = jnp.full((rows, new), rules.pad_id, jnp.int32)
-    written = Written(tokens, zeros.astype(bool), zeros, zeros, jnp.zeros(rows, bool))
-    return State(s, pool, written)
+    nobody = jnp.zeros(len(s.live_B), jnp.int32)
+    return State(s, pool, blank(asked, rules), begin(model, asked, rules, nobody))
 
 
 def _serve(
@@ -159,7 +149,12 @@ def _serve(
             & (slots.waiting(state.slots) < jnp.sum(~state.slots.live_B)),
             lambda state: _prefill(model, params, asked, sizes, state), state,
         )  # fmt: skip
-        return state._replace(slots=slots.admit(state.slots, last_P))
+        before, after = state.slots, slots.admit(state.slots, last_P)
+        slot = jnp.arange(len(before.live_B))
+        row_B = jnp.minimum(after.sequence_B, len(asked.uids_B) - 1)
+        new = jnp.where(after.live_B & ~before.live_B, slot, len(slot))
+        fresh = begin(model, asked, rules, row_B)
+        return state._replace(slots=after, draw=draw_state.put(state.draw, new, fresh))
 
     def turn(state: State) -> State:
         state = let_in(state)
@@ -205,33 +200,28 @@ def _step(model: Model, params: Params, asked: Asked, rules: Rules, state: State
     )  # fmt: skip
     keys = row_keys(asked.key, asked.uids_B[row_B], length_B + s.place_B)
     logits_BV = model.logits(params, hidden_BTD[:, 0])
-    token, behaviour, model_logp = sample_token(logits_BV, keys, rules.sampling)
-    stop = functools.reduce(jnp.logical_or, [token == t for t in rules.sampling.stop], False)
+    drawn = draw(logits_BV, keys, s.place_B, rules.sampling, asked.tables, state.draw)
     at = (jnp.where(s.live_B, s.sequence_B, rows), s.place_B)
     put = lambda buffer, column: buffer.at[at].set(column, mode="drop")  # noqa: E731
-    written = Written(
-        put(state.written.tokens_NC, token), put(state.written.mask_NC, True),
-        put(state.written.behaviour_logp_NC, behaviour),
-        put(state.written.model_logp_NC, model_logp),
-        state.written.finished_N.at[at[0]].set(stop, mode="drop"),
-    )  # fmt: skip
+    finished_N = state.written.finished_N.at[at[0]].set(drawn.stop_B, mode="drop")
     s = s._replace(
-        token_B=token, place_B=s.place_B + 1, steps=s.steps + 1,
+        token_B=drawn.token_B, place_B=s.place_B + 1, steps=s.steps + 1,
         busy=s.busy + jnp.sum(s.live_B, dtype=jnp.int32),
     )  # fmt: skip
-    most_B = rules.max_new if asked.most_B is None else asked.most_B[row_B]
-    s = slots.end(s, s.live_B & (stop | (s.place_B >= most_B)))
-    return State(s, pool, written)
+    ended_B = drawn.stop_B | (s.place_B >= rules.max_new)
+    ended_B = ended_B if drawn.full_B is None else ended_B | drawn.full_B
+    s = slots.end(s, s.live_B & ended_B)
+    return State(s, pool, enter(state.written, drawn, finished_N, put), drawn.state)
 
 
 def _fewer(state: State, count: int, rules: Rules) -> State:
     """The state of fewer slots, with as many pages as they can fill."""
     longest = -(-rules.max_new // PAGE)
     pages = min(len(state.slots.owner_Z), count * longest)
-    s, kept_Z = slots.compacted(state.slots, count, pages)
+    s, chosen_B, kept_Z = slots.compacted(state.slots, count, pages)
     pool = state.pool._replace(
         k_ZKHO=tuple(k[kept_Z] for k in state.pool.k_ZKHO),
         v_ZKOH=tuple(v[kept_Z] for v in state.pool.v_ZKOH),
         where=slots.where(s, PAGE),
     )
-    return State(s, pool, state.written)
+    return State(s, pool, state.written, jax.tree.map(lambda x: x[chosen_B], state.draw))

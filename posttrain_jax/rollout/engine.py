@@ -17,8 +17,12 @@ from posttrain_jax.data.examples import messages
 from posttrain_jax.data.tokenizer import Tokenizer
 from posttrain_jax.mesh import batch_shards, host_batch, is_axes, local_rows, spec
 from posttrain_jax.rollout import continuous, sampler
-from posttrain_jax.rollout.sampler import Asked, Rules, Seen
+from posttrain_jax.rollout.draw_state import make_tables
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.row_settings import RowSettings
+from posttrain_jax.rollout.sampler import Seen
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.stop_strings import trim
 
 
 class Prompts(NamedTuple):
@@ -131,6 +135,8 @@ def job(
     max_new: int,
     record_experts: bool = False,
     slots: int = 0,
+    rows: RowSettings | None = None,
+    vocab_size: int = 0,
 ) -> Job:
     """A group of completions for each prompt, asked for; row b has the uid `first_uid + b`.
 
@@ -139,17 +145,24 @@ def job(
       sampling: the end-of-sequence token is added to its stop tokens.
       record_experts: see `Rules`.
       slots: how many sequences to decode at once, the others wait (continuous.py); 0: all.
+      rows: settings of single rows, of `make_rows`.
+      vocab_size: the model's, where it is not the tokenizer's.
 
     Raises:
-      ValueError: slots with a mesh that splits the batch, or with recorded experts.
+      ValueError: slots with a mesh that splits the batch, or with recorded experts; settings of
+        sampling that mean nothing, a stop string that no tokens spell.
     """
-    rows = len(prompts.examples) * group_size
-    uids = np.arange(rows, dtype=np.uint32) + np.uint32(first_uid % 2**32)
+    count = len(prompts.examples) * group_size
+    uids = np.arange(count, dtype=np.uint32) + np.uint32(first_uid % 2**32)
     place = lambda array: host_batch(mesh, array.shape, lambda index: array[index])  # noqa: E731
     sampling = sampling._replace(stop=(*sampling.stop, tokenizer.eos_id))
     rules = Rules(sampling, max_new, group_size, tokenizer.pad_id, record_experts)
-    asked = Asked(place(prompts.tokens), place(prompts.segments), jax.random.key(seed), place(uids))
-    if not 0 < slots < rows:
+    asked = Asked(
+        place(prompts.tokens), place(prompts.segments), jax.random.key(seed), place(uids),
+        jax.tree.map(place, rows or RowSettings()),
+        make_tables(tokenizer, sampling, vocab_size or tokenizer.vocab_size),
+    )  # fmt: skip
+    if not 0 < slots < count:
         return Job(asked, rules)
     if (ways := batch_shards(mesh)) > 1 or record_experts:
         what = "router_replay=True" if record_experts else f"a mesh that splits the batch by {ways}"
@@ -181,30 +194,34 @@ def stream(
       ended: called with this host's sequences that have ended; every one comes once.
       stretch: tokens between two looks of the host.
     """
+    strings = job.rules.sampling.stop_strings
     if job.sizes is not None:
         rollout = roll_out(model, params, job)
-        _tell(_all_seen(rollout, job.rules), np.zeros(0, bool), tokenizer, ended, last=True)
+        seen = _all_seen(rollout, job.rules)
+        _tell(seen, np.zeros(0, bool), tokenizer, ended, strings, last=True)
         return rollout
     params, asked = sampler.layers_apart(params), (job.asked, job.rules)
     loop, seen = sampler.start(model, params, *asked)
     told = np.zeros(0, bool)
     while bool(seen.more):
         loop, following = sampler.advance(model, params, loop, *asked, stretch=stretch)
-        told = _tell(seen, told, tokenizer, ended)
+        told = _tell(seen, told, tokenizer, ended, strings)
         seen = following
     rollout = sampler.finish(loop, *asked)
-    _tell(seen, told, tokenizer, ended, last=True)
+    _tell(seen, told, tokenizer, ended, strings, last=True)
     return rollout
 
 
 def _all_seen(rollout: Rollout, rules: Rules) -> Seen:
-    both = (rollout.tokens_BT, rollout.completion_mask_BT)
+    both = (rollout.tokens_BT, rollout.response_mask_BT)
     tokens, mask = (x[:, -rules.max_new :] for x in both)
     nobody = jnp.zeros_like(rollout.finished_B)
     return Seen(jnp.array(False), nobody, rollout.finished_B, tokens, mask)
 
 
-def _tell(seen: Seen, told, tokenizer: Tokenizer, ended, last: bool = False) -> np.ndarray:
+def _tell(
+    seen: Seen, told, tokenizer: Tokenizer, ended, strings: Sequence[str], last: bool = False
+) -> np.ndarray:
     """Report the rows that ended since the last time; which rows are told by now."""
     live = local_rows(seen.live_B)
     told = told if len(told) else np.zeros(len(live), bool)
@@ -212,23 +229,31 @@ def _tell(seen: Seen, told, tokenizer: Tokenizer, ended, last: bool = False) -> 
     if len(rows):
         tokens, mask = local_rows(seen.tokens_BC)[rows], local_rows(seen.mask_BC)[rows]
         finished = local_rows(seen.finished_B)[rows]
-        ended(Ended(rows, decode(tokens, mask, tokenizer), mask.sum(axis=1), finished))
+        texts = decode(tokens, mask, tokenizer, strings)
+        ended(Ended(rows, texts, mask.sum(axis=1), finished))
         told[rows] = True
     return told
 
 
-def responses(rollout: Rollout, tokenizer: Tokenizer) -> list[str]:
-    """The text of this host's completions, in row order, without the end-of-sequence token."""
+def responses(
+    rollout: Rollout, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()
+) -> list[str]:
+    """The text of this host's responses, in row order; see `decode`."""
     tokens = local_rows(rollout.tokens_BT)
-    return decode(tokens, local_rows(rollout.completion_mask_BT), tokenizer)
+    return decode(tokens, local_rows(rollout.response_mask_BT), tokenizer, stop_strings)
 
 
-def decode(tokens: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer) -> list[str]:
-    """The text of the masked tokens of each row, without the end-of-sequence token."""
-    return [
-        tokenizer.decode([t for t in row[kept].tolist() if t != tokenizer.eos_id])
-        for row, kept in zip(tokens, mask, strict=True)
-    ]
+def decode(
+    tokens: np.ndarray, mask: np.ndarray, tokenizer: Tokenizer, stop_strings: Sequence[str] = ()
+) -> list[str]:
+    """The text of the masked tokens of each row, without the end-of-sequence token.
+
+    Args:
+      stop_strings: the text ends before the first of them.
+    """
+    kept = (row[marked].tolist() for row, marked in zip(tokens, mask, strict=True))
+    texts = (tokenizer.decode([t for t in ids if t != tokenizer.eos_id]) for ids in kept)
+    return [trim(text, stop_strings) for text in texts]
 
 
 def for_sampling(params: Params, model: Model, mesh: Mesh) -> Params:

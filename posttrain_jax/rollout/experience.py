@@ -125,7 +125,8 @@ def assemble(
       none).
     """
     mask_BT, finished_B = rollout.completion_mask_BT, rollout.finished_B
-    length_B, valid_B = jnp.sum(mask_BT, axis=1), _valid(scored, finished_B, credit)
+    length_B = jnp.sum(rollout.response_mask_BT, axis=1)
+    valid_B = _valid(scored, finished_B, credit)
     reward_B, values_BW = _rewards(scored, finished_B, mix, credit)
     kl_BT = penalty(batch, mask_BT, credit)
     told = Told(

@@ -31,7 +31,7 @@ from posttrain_jax.policy import Text, load_policy
 from posttrain_jax.process_reward import AGGREGATES
 from posttrain_jax.rewards import Term
 from posttrain_jax.rollout import engine
-from posttrain_jax.rollout.sampler import Asked, Rules
+from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.verifiers.judging.endpoint import open_endpoint
 from posttrain_jax.verifiers.judging.judge import Judge, Reply, Source, make_judge, seed_of

@@ -3,7 +3,7 @@
 Prompts are left-padded to one width, so every row writes its cache at the same place. The cache
 of a prompt is made once and fanned out to its group. A token depends on (seed, sequence uid,
 position) only. `start` and `advance` are the same in stretches, for a host that wants to see
-sequences as they end. Left out here: refilling finished rows, paging, stop strings, tools.
+sequences as they end. Left out here: refilling finished rows, paging, tools.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ import jax.numpy as jnp
 from posttrain_jax.api import Array, Model, Params, Rollout, Routing
 from posttrain_jax.mesh import constrain
 from posttrain_jax.models.transformer import Cache, unstack
-from posttrain_jax.rollout.sampling import Sampling, row_keys, sample_token
+from posttrain_jax.rollout.draw import draw
+from posttrain_jax.rollout.draw_state import State
+from posttrain_jax.rollout.request import Asked, Rules, begin
+from posttrain_jax.rollout.sampling import row_keys
+from posttrain_jax.rollout.written import Written, as_rollout, blank, enter
 
 
 class Loop(NamedTuple):
@@ -27,19 +31,16 @@ class Loop(NamedTuple):
       place: how many completion tokens every live row has.
       token_B: the last sampled token, not yet in the cache.
       live_B: rows that go on.
-      finished_B: rows that have sampled a stop token.
+      draw: what sampling carries of each row.
       experts_BTLA: as of `Rollout`, or None; prompt and completion.
     """
 
     place: Array
     token_B: Array
     live_B: Array
-    finished_B: Array
     cache: Cache
-    tokens_BC: Array
-    mask_BC: Array
-    behaviour_logp_BC: Array
-    model_logp_BC: Array
+    written: Written
+    draw: State
     experts_BTLA: Array | None = None
 
 
@@ -64,39 +65,6 @@ class Seen(NamedTuple):
     finished_B: Array
     tokens_BC: Array
     mask_BC: Array
-
-
-class Asked(NamedTuple):
-    """What a rollout is of.
-
-    Attributes:
-      prompts_PT: token ids, left-padded.
-      segments_PT: 1 on prompt tokens, 0 on padding.
-      key: the sampling key of the run; row b samples from (key, uids_B[b], position).
-      most_B: each row's completion tokens at most, where that is less than `Rules.max_new`.
-    """
-
-    prompts_PT: Array
-    segments_PT: Array
-    key: Array
-    uids_B: Array
-    most_B: Array | None = None
-
-
-class Rules(NamedTuple):
-    """How a rollout is made; static.
-
-    Attributes:
-      max_new: completion tokens at most.
-      pad_id: fills the places after a sequence's end.
-      record_experts: a rollout tells which experts of a mixture its tokens went to.
-    """
-
-    sampling: Sampling
-    max_new: int
-    group_size: int = 1
-    pad_id: int = 0
-    record_experts: bool = False
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rules"))
@@ -132,7 +100,8 @@ def advance(
 
 def _seen(loop: Loop, rules: Rules) -> Seen:
     more = (loop.place < rules.max_new) & jnp.any(loop.live_B)
-    shown = (loop.live_B, loop.finished_B, loop.tokens_BC, loop.mask_BC)
+    written = loop.written
+    shown = (loop.live_B, written.finished_N, written.tokens_NC, written.mask_NC)
     kept = (jnp.copy(x) for x in shown)  # loop is donated
     return Seen(more, *(constrain(x, "batch", *[None] * (x.ndim - 1)) for x in kept))
 
@@ -145,22 +114,25 @@ def _draw(model: Model, params: Params, hidden_BD, loop: Loop, asked: Asked, rul
     """Sample the next token of every row, and enter it where the row is live."""
     logits_BV = constrain(model.logits(params, hidden_BD), "batch", None)
     keys = row_keys(asked.key, asked.uids_B, _lengths(asked, rules) + loop.place)
-    token, behaviour, model_logp = sample_token(logits_BV, keys, rules.sampling)
-    token = jnp.where(loop.live_B, token, rules.pad_id)
-    stop_B = functools.reduce(jnp.logical_or, [token == s for s in rules.sampling.stop], False)
-    ended_B = stop_B if asked.most_B is None else stop_B | (loop.place + 1 >= asked.most_B)
-    put = lambda buffer, column: jax.lax.dynamic_update_slice(  # noqa: E731
-        buffer, jnp.where(loop.live_B, column, 0)[:, None].astype(buffer.dtype), (0, loop.place)
-    )
+    place_B = jnp.broadcast_to(loop.place, loop.live_B.shape)
+    drawn = draw(logits_BV, keys, place_B, rules.sampling, asked.tables, loop.draw)
+    drawn = drawn._replace(token_B=jnp.where(loop.live_B, drawn.token_B, rules.pad_id))
+    ended_B = drawn.stop_B if drawn.full_B is None else drawn.stop_B | drawn.full_B
+    finished_B = loop.written.finished_N | (loop.live_B & drawn.stop_B)
+
+    def put(buffer, column):
+        live = jnp.expand_dims(loop.live_B, range(1, column.ndim))
+        kept = column if column is drawn.token_B else jnp.where(live, column, 0)
+        column = kept[:, None].astype(buffer.dtype)
+        place = (0, loop.place, *[0] * (buffer.ndim - 2))
+        return jax.lax.dynamic_update_slice(buffer, column, place)
+
     return loop._replace(
         place=loop.place + 1,
-        token_B=token,
+        token_B=drawn.token_B,
         live_B=loop.live_B & jnp.logical_not(ended_B),
-        finished_B=loop.finished_B | (loop.live_B & stop_B),
-        tokens_BC=jax.lax.dynamic_update_slice(loop.tokens_BC, token[:, None], (0, loop.place)),
-        mask_BC=put(loop.mask_BC, loop.live_B),
-        behaviour_logp_BC=put(loop.behaviour_logp_BC, behaviour),
-        model_logp_BC=put(loop.model_logp_BC, model_logp),
+        written=enter(loop.written, drawn, finished_B, put),
+        draw=drawn.state,
     )
 
 
@@ -185,12 +157,9 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
         place=jnp.int32(0),
         token_B=jnp.zeros((rows,), jnp.int32),
         live_B=jnp.ones((rows,), bool),
-        finished_B=jnp.zeros((rows,), bool),
         cache=fan_out(cache, rules.group_size, width + new),
-        tokens_BC=jnp.full((rows, new), rules.pad_id, jnp.int32),
-        mask_BC=jnp.zeros((rows, new), bool),
-        behaviour_logp_BC=jnp.zeros((rows, new), jnp.float32),
-        model_logp_BC=jnp.zeros((rows, new), jnp.float32),
+        written=blank(asked, rules),
+        draw=begin(model, asked, rules),
         experts_BTLA=experts,
     )
     last_BD = jnp.repeat(hidden_PTD[:, -1], rules.group_size, axis=0)
@@ -234,29 +203,4 @@ def finish(loop: Loop, asked: Asked, rules: Rules) -> Rollout:
 
 
 def _rollout(loop: Loop, asked: Asked, rules: Rules) -> Rollout:
-    written = (loop.tokens_BC, loop.mask_BC, loop.behaviour_logp_BC, loop.model_logp_BC)
-    return as_rollout((*written, loop.finished_B), asked, rules, loop.experts_BTLA)
-
-
-def as_rollout(written, asked: Asked, rules: Rules, experts_BTLA: Array | None = None) -> Rollout:
-    """Prompt and completion side by side; every array aligned with the tokens.
-
-    Args:
-      written: tokens [B, C], whether they were sampled, their log-probs under the sampling
-        distribution and the model, and which rows have ended [B].
-    """
-    tokens_BC, mask_BC, behaviour_BC, model_BC, finished_B = written
-    wide = lambda x: jnp.repeat(x, rules.group_size, axis=0)  # noqa: E731
-    beside = lambda x_BC: jnp.pad(x_BC, ((0, 0), (asked.prompts_PT.shape[1], 0)))  # noqa: E731
-    segments = jnp.concatenate([wide(asked.segments_PT), mask_BC.astype(jnp.int32)], axis=1)
-    out = Rollout(
-        tokens_BT=jnp.concatenate([wide(asked.prompts_PT), tokens_BC], axis=1),
-        positions_BT=jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0),
-        segments_BT=segments,
-        completion_mask_BT=beside(mask_BC),
-        behaviour_logp_BT=beside(behaviour_BC),
-        model_logp_BT=beside(model_BC),
-        finished_B=finished_B,
-        experts_BTLA=experts_BTLA,
-    )
-    return jax.tree.map(lambda x: constrain(x, "batch", *[None] * (x.ndim - 1)), out)
+    return as_rollout(loop.written, asked, rules, loop.experts_BTLA)

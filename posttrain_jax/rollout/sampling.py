@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from posttrain_jax.rollout.forcing import Thinking, check_thinking
 
 NEVER = -1e30
 
 
 class Sampling(NamedTuple):
-    """How to sample; hashable, so a static argument of `jit`.
+    """How to sample; hashable, so a static argument of `jit`. Beyond the first four see `draw.py`.
 
     Attributes:
       temperature: divides the logits; 0 is greedy.
@@ -21,6 +24,13 @@ class Sampling(NamedTuple):
       min_p: keep tokens at least min_p times as likely as the likeliest (Nguyen et al. 2024,
         arXiv 2407.01082).
       stop: token ids that end a sequence.
+      repetition_penalty, presence_penalty, frequency_penalty: see `penalties.py`; 1, 0 and 0 are
+        none.
+      logit_bias: pairs (token id, what is added to its logit).
+      min_new: tokens of a response before which nothing that ends it can be sampled.
+      stop_strings: texts that end a sequence, wherever they come to stand in it.
+      top_logprobs: how many of the model's likeliest tokens are told at every place.
+      thinking: what is forced while the model thinks; see `forcing.py`.
     """
 
     temperature: float = 1.0
@@ -28,29 +38,108 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
     min_p: float = 0.0
     stop: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    min_new: int = 0
+    stop_strings: tuple[str, ...] = ()
+    top_logprobs: int = 0
+    thinking: Thinking | None = None
 
     @property
     def truncated(self) -> bool:
-        """Whether some tokens can't be sampled, so that log-probs differ from the model's."""
-        return bool(self.top_k) or self.top_p < 1.0 or self.min_p > 0.0
+        """Whether log-probs under the sampling distribution are not the tempered model's.
+
+        Some tokens can't be sampled, or are more or less likely than the model has them.
+        """
+        penalised = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return (
+            bool(self.top_k) or self.top_p < 1.0 or self.min_p > 0.0 or penalised != (1.0, 0.0, 0.0)
+            or bool(self.logit_bias) or self.min_new > 0 or self.thinking is not None
+        )  # fmt: skip
+
+
+RANGES: dict[str, tuple[float, float, str]] = {
+    "temperature": (0.0, math.inf, "a number from 0 (greedy) on"),
+    "top_k": (0, math.inf, "a whole number from 0 (all tokens) on"),
+    "top_p": (1e-9, 1.0, "a number above 0, at most 1 (all tokens)"),
+    "min_p": (0.0, 1.0, "a number from 0 (all tokens) to 1"),
+    "repetition_penalty": (1e-9, math.inf, "a number above 0 (1 is none)"),
+    "presence_penalty": (-math.inf, math.inf, "a finite number (0 is none)"),
+    "frequency_penalty": (-math.inf, math.inf, "a finite number (0 is none)"),
+    "min_new": (0, math.inf, "a whole number from 0 on"),
+}
+"""Least and greatest value of each setting, and both in words; of whole numbers where the least is
+written as one."""
+
+
+def check_sampling(sampling: Sampling, vocab_size: int) -> None:
+    """Refuse settings that mean nothing.
+
+    Raises:
+      ValueError: a number out of range, a token id that the model has not, strings that are none;
+        the setting, what it may be and what it is.
+    """
+    for name, (least, greatest, meaning) in RANGES.items():
+        value = getattr(sampling, name)
+        whole = not isinstance(least, int) or value == math.floor(value)
+        if not (math.isfinite(value) and least <= value <= greatest and whole):
+            raise ValueError(f"{name}={value}: expected {meaning}")
+    if not 0 <= sampling.top_logprobs <= vocab_size:
+        raise ValueError(f"top_logprobs={sampling.top_logprobs}: expected 0 to {vocab_size} tokens")
+    if isinstance(sampling.stop_strings, str):
+        raise ValueError(f"stop_strings={sampling.stop_strings!r}: expected a tuple of texts")
+    biased = [i for i, _ in sampling.logit_bias]
+    for name, ids in (("stop", sampling.stop), ("logit_bias", biased)):
+        outside = [i for i in ids if not 0 <= i < vocab_size]
+        if outside:
+            raise ValueError(
+                f"{name}: expected token ids from 0 to {vocab_size - 1}, got {outside}"
+            )
+    if len(set(biased)) < len(biased):
+        raise ValueError(f"logit_bias: expected each token once, got {sampling.logit_bias}")
+    if not all(bias < math.inf for _, bias in sampling.logit_bias):  # nan is not, either
+        raise ValueError(f"logit_bias: expected numbers or -inf, got {sampling.logit_bias}")
+    if sampling.thinking is not None:
+        check_thinking(sampling.thinking, vocab_size)
+
+
+def used(value: Any, neutral: float) -> bool:
+    """Whether a setting does anything: it is given row by row, or is not the neutral number."""
+    return not isinstance(value, (int, float)) or value != neutral
 
 
 def filter_logits(logits_BV: jax.Array, sampling: Sampling) -> jax.Array:
     """The logits of the sampling distribution: tempered, excluded tokens at -1e30.
 
     The filters apply in the order top-k, top-p, min-p, each to what the one before left.
+
+    Args:
+      sampling: its numbers may be arrays [B, 1], for rows of their own (`row_settings.py`).
     """
-    logits = logits_BV / (sampling.temperature or 1.0)
-    if sampling.top_k:
+    temperature, falling = sampling.temperature, None
+    if isinstance(temperature, jax.Array):
+        temperature = jnp.where(temperature == 0, 1.0, temperature)
+    logits = logits_BV / (temperature if used(temperature, 0.0) else 1.0)
+    if isinstance(sampling.top_k, jax.Array):
+        falling = -jnp.sort(-logits, axis=-1)
+        last_B1 = jnp.clip(sampling.top_k, 1, logits.shape[-1]) - 1
+        smallest = jnp.take_along_axis(falling, last_B1, axis=-1)
+        smallest = jnp.where(sampling.top_k > 0, smallest, -jnp.inf)
+        logits, falling = (jnp.where(x < smallest, NEVER, x) for x in (logits, falling))
+    elif sampling.top_k:
         smallest = jax.lax.top_k(logits, min(sampling.top_k, logits.shape[-1]))[0][:, -1:]
         logits = jnp.where(logits < smallest, NEVER, logits)
-    if sampling.top_p < 1.0:
-        falling = -jnp.sort(-logits, axis=-1)
+    if used(sampling.top_p, 1.0):
+        falling = -jnp.sort(-logits, axis=-1) if falling is None else falling
         probs = jax.nn.softmax(falling, axis=-1)
         kept = jnp.cumsum(probs, axis=-1) - probs < sampling.top_p
+        if isinstance(sampling.top_p, jax.Array):
+            kept |= sampling.top_p >= 1.0  # the sum may round to 1 before the last token
         smallest = jnp.min(jnp.where(kept, falling, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits < smallest, NEVER, logits)
-    if sampling.min_p > 0.0:
+    if used(sampling.min_p, 0.0):
         floor = jnp.max(logits, axis=-1, keepdims=True) + jnp.log(sampling.min_p)
         logits = jnp.where(logits < floor, NEVER, logits)
     return logits
@@ -100,26 +189,45 @@ def waits(keys_B: jax.Array, size: int) -> jax.Array:
 def sample_token(
     logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sample one token a row.
-
-    Tokens race: the shortest of `waits / probability` is theirs with just that probability. It is
-    Gumbel argmax (Maddison et al. 2014, arXiv 1411.0030) with one logarithm less. No sum over the
-    vocabulary decides, so that another order of summation gives the same token.
+    """Sample one token a row, by the first four settings of `sampling`.
 
     Returns:
       token [B], its log-prob under the sampling distribution, and under the untempered model.
       Greedy tokens have sampling log-prob 0.
     """
     logits_BV = logits_BV.astype(jnp.float32)
-    if sampling.temperature == 0:
+    token_B, behaviour_B = pick(logits_BV, keys_B, sampling)
+    return token_B, behaviour_B, token_logp(logits_BV, token_B)
+
+
+def pick(
+    logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
+    """A token a row and its log-prob under the sampling distribution, of float32 logits.
+
+    Tokens race: the shortest of `waits / probability` is theirs with just that probability. It is
+    Gumbel argmax (Maddison et al. 2014, arXiv 1411.0030) with one logarithm less. No sum over the
+    vocabulary decides, so that another order of summation gives the same token.
+
+    Args:
+      sampling: its numbers may be arrays [B, 1]; rows of temperature 0 are greedy.
+    """
+    temperature: Any = sampling.temperature
+    by_row = isinstance(temperature, jax.Array)
+    if not by_row and temperature == 0:
         token_B = first_largest(logits_BV)
-        return token_B, jnp.zeros(token_B.shape, jnp.float32), _logp(logits_BV, token_B)
+        return token_B, jnp.zeros(token_B.shape, jnp.float32)
     allowed_BV = filter_logits(logits_BV, sampling)
     weights_BV = jnp.exp(allowed_BV - jnp.max(allowed_BV, axis=-1, keepdims=True))
     token_B = first_largest(weights_BV / waits(keys_B, allowed_BV.shape[1]))
-    return token_B, _logp(allowed_BV, token_B), _logp(logits_BV, token_B)
+    if by_row:
+        greedy_B = temperature[:, 0] == 0
+        token_B = jnp.where(greedy_B, first_largest(logits_BV), token_B)
+        return token_B, jnp.where(greedy_B, 0.0, token_logp(allowed_BV, token_B))
+    return token_B, token_logp(allowed_BV, token_B)
 
 
-def _logp(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+def token_logp(logits_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+    """The log-prob of one token a row under the softmax of the logits -> float32 [B]."""
     picked_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=-1)[:, 0]
     return picked_B - jax.nn.logsumexp(logits_BV, axis=-1)

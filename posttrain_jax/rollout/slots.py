@@ -220,10 +220,12 @@ def where(s: Slots, size: int) -> Where:
     )  # fmt: skip
 
 
-def compacted(s: Slots, slots: int, pages: int) -> tuple[Slots, Array]:
-    """The state with `slots` slots and `pages` pages, the used ones in front -> (it, the pages).
+def compacted(s: Slots, slots: int, pages: int) -> tuple[Slots, Array, Array]:
+    """The state with `slots` slots and `pages` pages, the used ones in front.
 
-    Raises nothing: there must be no more live slots, and no more pages in use.
+    Returns:
+      also which slots and which pages they were. There must be no more live slots, nor pages
+      in use.
     """
     old_slots, old_pages = len(s.live_B), len(s.owner_Z)
     chosen = jnp.argsort(~s.live_B, stable=True)[:slots]
@@ -241,4 +243,4 @@ def compacted(s: Slots, slots: int, pages: int) -> tuple[Slots, Array]:
         start_Z=s.start_Z[kept],
         member_UM=slot_of[s.member_UM],
     )
-    return few, kept
+    return few, chosen, kept

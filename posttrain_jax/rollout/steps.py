@@ -20,7 +20,7 @@ from posttrain_jax.data.tokenizer import Tokenizer
 from posttrain_jax.mesh import from_local_rows, local_rows
 from posttrain_jax.process_reward import ProcessModel, chances_local
 from posttrain_jax.rollout import engine
-from posttrain_jax.rollout.sampler import Asked, Rules
+from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampling import Sampling
 
 

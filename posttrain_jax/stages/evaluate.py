@@ -40,6 +40,7 @@ from posttrain_jax.policy import Text, load_policy, open_mesh, open_text, stage_
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.engine import Prompts
 from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
 from posttrain_jax.stages.generate import lines
 from posttrain_jax.stages.rerank import open_scorers
 from posttrain_jax.verifiers import tags
@@ -55,8 +56,7 @@ DEFAULTS = {
     "verifier_options": {},
     "scorers": {},
     "samples": 4,
-    "temperature": 1.0,
-    "top_p": 1.0,
+    **SAMPLING,
     "batch_size": 64,
     "prompt_length": ...,
     "max_new": ...,
@@ -86,6 +86,7 @@ class Setting(NamedTuple):
     params: Params
     reference: tuple[Model, Params] | None
     judges: Mapping[str, Judge]
+    sampling: Sampling
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -101,10 +102,12 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         "format": {"verifier": "format"},
         "language": {"verifier": "language"},
     }
-    if "reference" in inputs and (config.temperature, config.top_p) != (1.0, 1.0):
+    sampling = open_sampling(config, text.tokenizer)
+    if "reference" in inputs and (sampling.temperature != 1.0 or sampling.truncated):
         raise ValueError(
-            f"the KL to the reference needs temperature=1 and top_p=1; got {config.temperature} "
-            f"and {config.top_p}: leave out the input `reference`"
+            "the KL to the reference needs samples of the policy as it is, got temperature="
+            f"{config.temperature}, top_k={config.top_k}, top_p={config.top_p}, min_p="
+            f"{config.min_p}, sampling={config.sampling.to_dict()}: leave out the input `reference`"
         )
     with jax.set_mesh(mesh), Pool(terms, workers=config.workers) as pool:
         model, params = load_policy(inputs["policy"], mesh, **config.model_options)
@@ -114,7 +117,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         judges = open_scorers(config.scorers.to_dict(), inputs, mesh, text)
         examples = load_examples(config.data, inputs, config.seed)
         prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
-        setting = Setting(config, mesh, text, pool, model, params, reference, judges)
+        setting = Setting(config, mesh, text, pool, model, params, reference, judges, sampling)
         batches = grade_all(setting, prompts, workdir, phases)
     metrics: dict[str, Any] = {}
     if process.index() == 0:
@@ -127,8 +130,10 @@ def grade_all(setting: Setting, prompts: Prompts, workdir: Path, phases: PhaseTi
     """Sample and grade what is not on disk yet; returns the number of batches of each pass."""
     config = setting.config
     number, start = -(-len(prompts.examples) // config.batch_size), resume(workdir)
-    sampled = Sampling(temperature=config.temperature, top_p=config.top_p)
-    passes = {"greedy": (Sampling(temperature=0.0), 1), "sampled": (sampled, config.samples)}
+    passes = {
+        "greedy": (setting.sampling._replace(temperature=0.0), 1),
+        "sampled": (setting.sampling, config.samples),
+    }
     with MetricLogger(workdir, number * len(passes), stage_title(workdir), start) as log:
         for order, (name, (sampling, group)) in enumerate(passes.items()):
             done = max(0, start - order * number)
@@ -158,6 +163,7 @@ def grade_batch(
         rollout = engine.roll_out(setting.model, setting.params, engine.job(
             batch, setting.mesh, tokenizer, sampling=sampling, seed=config.seed,
             first_uid=first_uid, group_size=group, max_new=config.max_new,
+            vocab_size=setting.model.config.vocab_size,
         ))  # fmt: skip
         jax.block_until_ready(rollout)
     kl = np.zeros(len(local_rows(rollout.finished_B)))
@@ -166,7 +172,8 @@ def grade_batch(
             kl = local_rows(log_ratios(*setting.reference, rollout, config.prompt_length))
     with phases("verify"):
         judges = setting.judges
-        return grade(setting.pool, rollout, batch, group, setting.mesh, tokenizer, kl, judges)
+        texts = engine.responses(rollout, tokenizer, sampling.stop_strings)
+        return grade(setting.pool, rollout, texts, batch, group, setting.mesh, kl, judges)
 
 
 def resume(workdir: Path) -> int:
@@ -231,12 +238,19 @@ def log_ratios(model: Model, params: Params, rollout: Rollout, start: int) -> ja
 
 
 def grade(
-    pool, rollout, prompts, group: int, mesh, tokenizer, kl, judges: Mapping[str, Judge]
+    pool,
+    rollout,
+    texts: Sequence[str],
+    prompts,
+    group: int,
+    mesh,
+    kl,
+    judges: Mapping[str, Judge],
 ) -> tuple[np.ndarray, list[dict]]:
     """Grades of one batch on every host, and this host's texts.
 
     Args:
-      kl: of this host's rows.
+      texts, kl: of this host's rows.
       judges: the scorers.
 
     Returns:
@@ -244,7 +258,6 @@ def grade(
     """
     here = local_slice(rollout.tokens_BT)
     examples = [e for e in prompts.examples for _ in range(group)][here]
-    texts = engine.responses(rollout, tokenizer)
     scores, valid = pool(texts, examples)
     wanted = np.array([e.get("kind", "reasoning") == "reasoning" for e in examples])
     scored = []
@@ -252,7 +265,7 @@ def grade(
         column, sound = ask(judge, name, examples, texts, wanted)
         scored.append(column)
         valid = valid & sound
-    mask = local_rows(rollout.completion_mask_BT)
+    mask = local_rows(rollout.response_mask_BT)
     finished = local_rows(rollout.finished_B)
     answers = [find_answer(t) for t in texts]
     columns = [

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.judges import open_judges
-from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
 from posttrain_jax.verifiers.judging.judge import Judge, ask
 from posttrain_jax.verifiers.pool import Pool
 
@@ -37,10 +37,7 @@ DEFAULTS = {
     "data": {},
     "system": "",
     "samples": ...,
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
+    **SAMPLING,
     "batch_size": 32,
     "slots": 0,
     "prompt_length": ...,
@@ -59,7 +56,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     mesh, text, phases = open_mesh(config), open_text(config), PhaseTimer()
     check_batch(mesh, "batch_size", config.batch_size)
     part = workdir / f"part-{process.index()}.jsonl"
-    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
+    sampling = open_sampling(config, text.tokenizer)
     verifiers = config.verifiers.to_dict()
     judged = {
         name: verifiers.pop(name) for name in sorted(verifiers) if "verifier" not in verifiers[name]
@@ -82,10 +79,19 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                         batch, mesh, text.tokenizer, sampling=sampling, seed=config.seed,
                         first_uid=index * config.batch_size * config.samples,
                         group_size=config.samples, max_new=config.max_new, slots=config.slots,
+                        vocab_size=model.config.vocab_size,
                     ))  # fmt: skip
                     jax.block_until_ready(rollout)
                 with phases("verify"):
-                    rows = score(pool, rollout, batch, config.samples, text.tokenizer, judges)
+                    rows = score(
+                        pool,
+                        rollout,
+                        batch,
+                        config.samples,
+                        text.tokenizer,
+                        judges,
+                        sampling.stop_strings,
+                    )
                 first = index * config.batch_size
                 log(index + 1, _means(rows, names, mesh))
                 kept = [r | {"index": first + r["index"]} for r in rows if r["index"] < real]
@@ -111,19 +117,24 @@ def score(
     group: int,
     tokenizer: Tokenizer,
     judges: Mapping[str, Judge],
+    strings: Sequence[str] = (),
 ) -> list[dict]:
-    """This host's rows of a batch; `index` is the prompt's place in the batch."""
+    """This host's rows of a batch; `index` is the prompt's place in the batch.
+
+    Args:
+      strings: those that stopped a response.
+    """
     here = local_slice(rollout.tokens_BT)
     owners = np.repeat(np.arange(len(prompts.examples)), group)[here]
     samples = np.tile(np.arange(group), len(prompts.examples))[here]
-    texts = engine.responses(rollout, tokenizer)
+    texts = engine.responses(rollout, tokenizer, strings)
     answered = [prompts.examples[i] for i in owners]
     scores, valid = pool(texts, answered)
     for name, judge in judges.items():
         column, sound = ask(judge, name, answered, texts, np.ones(len(texts), bool))
         scores, valid = np.column_stack([scores, column]), valid & sound
     names = (*pool.names, *judges)
-    lengths = local_rows(rollout.completion_mask_BT).sum(axis=1)
+    lengths = local_rows(rollout.response_mask_BT).sum(axis=1)
     finished = local_rows(rollout.finished_B)
     return [
         {

@@ -52,7 +52,7 @@ from posttrain_jax.rollout.collect import Setting, collect, scores
 from posttrain_jax.rollout.experience import Credit, make_mix
 from posttrain_jax.rollout.judges import open_judges
 from posttrain_jax.rollout.prompts import NOTHING_DRAWN, Drawn, PromptStream
-from posttrain_jax.rollout.sampling import Sampling
+from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
 from posttrain_jax.rollout.scoring import Judges, shown
 from posttrain_jax.rollout.updates import begin, copy, learn, minibatches, prepare
 from posttrain_jax.teacher import open_teacher
@@ -80,10 +80,7 @@ DEFAULTS = {
     "max_new": ...,
     "looks": 4,
     "slots": 0,
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
+    **SAMPLING,
     "dynamic_sampling": 0,
     "max_off_policy_steps": 0,
     "aggregation": "seq_mean_token_mean",
@@ -112,7 +109,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     mesh, text = open_mesh(config), open_text(config)
     estimator = check(config, mesh, inputs)
     terms, verifiers = make_terms(config.rewards.to_dict())
-    sampling = Sampling(config.temperature, config.top_k, config.top_p, config.min_p)
+    sampling = open_sampling(config, text.tokenizer)
     quarantine = workdir / "quarantine.jsonl"
     with (
         jax.set_mesh(mesh),

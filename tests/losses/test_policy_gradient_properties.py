@@ -16,7 +16,8 @@ from posttrain_jax.advantages import Told
 from posttrain_jax.api import Batch, PolicyOut, Teacher
 from posttrain_jax.losses import distill, grpo, ppo
 from posttrain_jax.losses.common import aggregation_weights
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -17,7 +17,8 @@ from posttrain_jax.models.adapters import full
 from posttrain_jax.models.config import Experts, Latent
 from posttrain_jax.models.lora_targets import projections
 from posttrain_jax.models.transformer import unstack
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

@@ -10,7 +10,9 @@ from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.models.safetensors import load_pretrained
 from posttrain_jax.rollout import continuous
 from posttrain_jax.rollout.continuous import Sizes, plan_sizes, sample_queue
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.row_settings import RowSettings
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "small_pages")
@@ -30,7 +32,7 @@ def asked(vocabulary, prompts=PROMPTS, most=None):
     segments = (np.arange(WIDTH) >= rng.integers(0, WIDTH, (prompts, 1))).astype(np.int32)
     tokens = (segments * rng.integers(2, vocabulary, (prompts, WIDTH))).astype(np.int32)
     uids = np.arange(prompts * GROUP, dtype=np.uint32)
-    return Asked(tokens, segments, jax.random.key(3), uids, most)
+    return Asked(tokens, segments, jax.random.key(3), uids, RowSettings(max_new=most))
 
 
 RULES = Rules(Sampling(temperature=0.9, stop=(1, 2, 7)), NEW, GROUP)

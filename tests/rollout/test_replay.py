@@ -10,7 +10,8 @@ import pytest
 from posttrain_jax import train_state
 from posttrain_jax.api import Batch
 from posttrain_jax.models.config import Experts
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

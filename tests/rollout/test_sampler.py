@@ -6,7 +6,8 @@ import pytest
 
 from posttrain_jax import train_state
 from posttrain_jax.api import Batch
-from posttrain_jax.rollout.sampler import Asked, Rules, sample
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling, waits
 
 pytestmark = pytest.mark.usefixtures("quick_compile")

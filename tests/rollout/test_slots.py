@@ -100,7 +100,7 @@ def test_fewer_slots_have_the_same_sequences_and_pages():
             for row in np.flatnonzero(s.live_B)
         }  # fmt: skip
 
-    few, kept = compacted(s, 4, 12)
+    few, _, kept = compacted(s, 4, 12)
     assert len(few.live_B) == 4 and len(few.owner_Z) == 12
     assert seen(few, content[np.asarray(kept)]) == seen(s, content)
     assert sorted(seen(s, content)) == [1, 4, 7]

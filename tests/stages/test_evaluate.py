@@ -8,7 +8,7 @@ import pytest
 from posttrain_jax.api import Rollout, Verdict
 from posttrain_jax.data.tasks import safety
 from posttrain_jax.evals.summary import Graded, summarise
-from posttrain_jax.rollout.engine import Prompts
+from posttrain_jax.rollout.engine import Prompts, responses
 from posttrain_jax.stages.evaluate import grade, log_ratios
 from posttrain_jax.verifiers.judging.judge import Judge
 
@@ -133,7 +133,14 @@ def test_grades_of_a_batch(small, as_rollout):
         Verdict(0.5) if "</think>" in text else Verdict(0.0, "infra_error") for text in texts
     ])  # fmt: skip
     table, shown = grade(
-        pool, rollout, prompts, 2, small.mesh, tokenizer, np.arange(4) / 8, {"rm": judge}
+        pool,
+        rollout,
+        responses(rollout, tokenizer),
+        prompts,
+        2,
+        small.mesh,
+        np.arange(4) / 8,
+        {"rm": judge},
     )
     assert [example for _, example in pool.seen] == ["p", "p", "q", "q"]
     *columns, scores = np.moveaxis(table, 2, 0)

@@ -116,14 +116,14 @@ def environment(shared) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def start(environment):
+def start(environment, quick_xla):
     """`start(*words, devices=1) -> Popen` of the `posttrain` command."""
 
     def start(*words, devices: int = 1, program=("-m", "posttrain_jax.main")) -> subprocess.Popen:
-        flag = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"--xla_force_host_platform_device_count={devices} {quick_xla}"
         return subprocess.Popen(
             [sys.executable, *program, *map(str, words)],
-            env={**environment, "XLA_FLAGS": flag}, text=True,
+            env={**environment, "XLA_FLAGS": flags}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 

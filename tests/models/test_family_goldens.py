@@ -18,7 +18,6 @@ from posttrain_jax.models.hf_files import find_family
 from posttrain_jax.models.layout import each
 from posttrain_jax.models.safetensors import load_pretrained
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 FOLDERS = sorted((Path(__file__).parents[1] / "golden" / "families").iterdir())
 STEPS = [(folder, "none") for folder in FOLDERS] + [
     (folder, "full")

@@ -25,7 +25,6 @@ from posttrain_jax.models.heads import HeadConfig
 from posttrain_jax.models.stored import open_weights
 from posttrain_jax.models.streaming import put_sharded
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 GOLDEN = Path(__file__).parents[1] / "golden" / "heads"
 CASES = {
     "llama_score": (HeadConfig(), "sequence"),

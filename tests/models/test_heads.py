@@ -12,7 +12,6 @@ from posttrain_jax.api import Batch
 from posttrain_jax.models import heads
 from posttrain_jax.models.heads import HeadConfig
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 HEADS = {
     "score": heads.SCORE,
     "process": heads.PROCESS,

@@ -12,7 +12,6 @@ import pytest
 from posttrain_jax.models import make_model
 from posttrain_jax.models.config import Latent, RopeScaling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SIZES = Latent(query_rank=6, rank=5, rope_dim=4, plain_dim=6, value_dim=3)
 LENGTHS, WIDTH, NEW = (6, 3, 1), 6, 3
 

@@ -8,7 +8,6 @@ import pytest
 
 from posttrain_jax.models import ModelConfig, make_model
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 WINDOW, LENGTH = 4, 14
 GEMMA = ModelConfig(  # nothing at its default
     vocab_size=32, layers=3, width=16, heads=4, kv_heads=2, head_dim=12, ffn=24, rope_theta=500.0,

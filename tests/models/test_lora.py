@@ -21,13 +21,14 @@ from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SIZES = {"vocab_size": 32, "layers": 2, "width": 16, "heads": 4, "kv_heads": 2, "head_dim": 8,
          "ffn": 32}  # fmt: skip
 DENSE = ModelConfig(**SIZES, pad_id=0)
 LATENT = ModelConfig(
     **{**SIZES, "kv_heads": 4}, latent=Latent(6, 4, 4, 4, 6), experts=Experts(4, 2, 8, 1, 1)
 )
+draw = jax.jit(lambda model, key: model.init(key), static_argnums=0)
+draw_adapters = jax.jit(lora.init_adapters, static_argnums=0)
 EVERY = ("q", "k", "v", "o", "gate", "up", "down")
 
 
@@ -35,8 +36,8 @@ def wrapped(config=DENSE, shake=0.2, seed=0, **settings):
     """A model with adapters that act, and its parameters."""
     plain = make_model(config)
     model = lora.wrap(plain, lora.LoraConfig(**{"rank": 3, "alpha": 5.0, **settings}))
-    frozen = lora.freeze(model, plain.init(jax.random.key(seed)))
-    adapters = lora.init_adapters(model, frozen, jax.random.key(seed + 1))
+    frozen = lora.freeze(model, draw(plain, jax.random.key(seed)))
+    adapters = draw_adapters(model, frozen, jax.random.key(seed + 1))
     leaves, structure = jax.tree.flatten(adapters)
     keys = jax.random.split(jax.random.key(seed + 2), len(leaves))
     moved = [x + shake * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -110,13 +111,17 @@ def test_merging_latent_attention_and_experts():
     np.testing.assert_allclose(logits(model, params, b), expected, atol=2e-5)
     cache = model.init_cache(2, 12)
     apart = unstack(params)
-    for place in range(12):
+
+    @jax.jit
+    def decode(tokens, positions, cache):
         hidden, cache = model.apply(
-            apart, b.tokens_BT[:, place : place + 1], cache=cache,
-            positions_BT=b.positions_BT[:, place : place + 1],
-            segments_BT=b.segments_BT[:, :1],
-        )  # fmt: skip
-        found = model.logits(apart, hidden)[:, 0]
+            apart, tokens, cache=cache, positions_BT=positions, segments_BT=b.segments_BT[:, :1]
+        )
+        return model.logits(apart, hidden)[:, 0], cache
+
+    for place in range(12):
+        here = slice(place, place + 1)
+        found, cache = decode(b.tokens_BT[:, here], b.positions_BT[:, here], cache)
         np.testing.assert_allclose(found, expected[:, place], atol=5e-5)
 
 
@@ -139,15 +144,7 @@ def test_new_adapters_change_nothing_and_are_drawn_as_in_peft(settings):
     assert not np.asarray(params["layers"]["o_lora_b"]).any()
 
 
-@pytest.fixture
-def whole_compile():
-    """Compile as outside of tests: what nobody reads is dropped from loops."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
-def test_gradients_flow_into_adapters_only_and_cost_no_weight_gradients(whole_compile):
+def test_gradients_flow_into_adapters_only_and_cost_no_weight_gradients():
     """No product of the compiled update has the shape of a weight's gradient; Adam's moments are
     those of the adapters; the frozen weights are neither changed nor donated."""
     config = ModelConfig(**{**SIZES, "ffn": 40, "width": 24, "vocab_size": 72})

@@ -12,7 +12,6 @@ from posttrain_jax.models import moe
 from posttrain_jax.models.config import Experts
 from posttrain_jax.models.moe import Routes
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 route = jax.jit(moe.route, static_argnums=0)
 own_experts = jax.jit(functools.partial(moe.own_experts, activation="silu"))
 SOFTMAX = Experts(count=6, active=2, ffn=5)

@@ -16,7 +16,6 @@ from posttrain_jax.models import ModelConfig, lora, make_model
 from posttrain_jax.models.peft import ADAPTERS_FILE, CONFIG_FILE, load_peft, save_peft
 from posttrain_jax.models.safetensors import load_pretrained, open_folder
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 GOLDEN = Path(__file__).parents[1] / "golden"
 STORED = sorted(path.name for path in (GOLDEN / "peft").iterdir())
 FAMILIES = sorted(path.name for path in (GOLDEN / "families").iterdir())

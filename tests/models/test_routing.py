@@ -12,7 +12,6 @@ from posttrain_jax.losses import sft
 from posttrain_jax.models import routing
 from posttrain_jax.models.config import Experts
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 EXPERTS = Experts(count=4, active=2, ffn=6)
 NAMES = ("router_load_max", "router_load_min", "router_entropy", "router_dropped")
 

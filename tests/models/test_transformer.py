@@ -10,7 +10,6 @@ import pytest
 from posttrain_jax.models import ModelConfig, make_model, parameter_count
 from posttrain_jax.models.rope import inverse_frequencies, rope
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 LENGTHS = (7, 5, 3)
 
 

@@ -1,4 +1,4 @@
-"""Attention of one new token a row over pages of a common pool, and over prompts that rows share.
+"""Attention of a few new tokens a row over pages of a common pool, and over prompts rows share.
 
 A row's own keys and values lie in pages anywhere in the pool, each with an owner and the place of
 its first token; no row's cache is ever put together. Each page is multiplied with its owner's query
@@ -22,8 +22,8 @@ class Where(NamedTuple):
     """Which places of pool and prompts belong to which row; B is the number of rows.
 
     Attributes:
-      place_B: how many of its own tokens a row has before the new one.
-      page_B, offset_B: where the new one goes; page Z for rows that write nothing.
+      place_B: how many of its own tokens a row has before the new ones.
+      page_BT, offset_BT: where these go; page Z for what is not written.
       owner_Z: a page's row, or B.
       start_Z: the row's place of a page's first token.
       entry_B, rank_B: the row's prompt in the pool, and which member of its group it is.
@@ -32,8 +32,8 @@ class Where(NamedTuple):
     """
 
     place_B: jax.Array
-    page_B: jax.Array
-    offset_B: jax.Array
+    page_BT: jax.Array
+    offset_BT: jax.Array
     owner_Z: jax.Array
     start_Z: jax.Array
     entry_B: jax.Array
@@ -51,16 +51,16 @@ class Part(NamedTuple):
     out: jax.Array
 
 
-def write(pages: jax.Array, new_BKH: jax.Array, where: Where, *, keys: bool) -> jax.Array:
-    """The pool with each row's new key ([Z, K, H, O]) or value ([Z, K, O, H])."""
-    new_BKH = new_BKH.astype(pages.dtype)
+def write(pages: jax.Array, new_BTKH: jax.Array, where: Where, *, keys: bool) -> jax.Array:
+    """The pool with each row's new keys ([Z, K, H, O]) or values ([Z, K, O, H])."""
+    new_BTKH = new_BTKH.astype(pages.dtype)
     if keys:
-        return pages.at[where.page_B, :, :, where.offset_B].set(new_BKH, mode="drop")
-    return pages.at[where.page_B, :, where.offset_B].set(new_BKH, mode="drop")
+        return pages.at[where.page_BT, :, :, where.offset_BT].set(new_BTKH, mode="drop")
+    return pages.at[where.page_BT, :, where.offset_BT].set(new_BTKH, mode="drop")
 
 
 def paged_attention(
-    q_BNH: jax.Array,
+    q_BTNH: jax.Array,
     k_ZKHO: jax.Array,
     v_ZKOH: jax.Array,
     k_UKHW: jax.Array,
@@ -70,68 +70,72 @@ def paged_attention(
     scale: float | None = None,
     window: int | jax.Array = 0,
 ) -> jax.Array:
-    """One new token a row, already written, over its prompt and its own tokens -> [B, N, H].
+    """New tokens, already written, over their row's prompt and tokens up to each -> [B, T, N, H].
 
     Args:
       scale: of the scores; default 1 / sqrt(H) of the keys.
       window: places that a query sees, its own included; 0 is no bound.
     """
-    batch, heads, width = q_BNH.shape
+    batch, count, heads, width = q_BTNH.shape
     kv_heads = k_ZKHO.shape[1]
-    q = q_BNH * (width**-0.5 if scale is None else scale)
-    q_BKGH = q.reshape(batch, kv_heads, heads // kv_heads, width)
-    own = _of_pages(q_BKGH, k_ZKHO, v_ZKOH, where, window)
-    prompt = _of_prompts(q_BKGH, k_UKHW, v_UKWH, where, window)
+    q = q_BTNH * (width**-0.5 if scale is None else scale)
+    q_BKTGH = q.reshape(batch, count, kv_heads, heads // kv_heads, width).swapaxes(1, 2)
+    own = _of_pages(q_BKTGH, k_ZKHO, v_ZKOH, where, window)
+    prompt = _of_prompts(q_BKTGH, k_UKHW, v_UKWH, where, window)
     top = jnp.maximum(own.top, prompt.top)
     ours, theirs = jnp.exp(own.top - top), jnp.exp(prompt.top - top)
     total = own.total * ours + prompt.total * theirs
     out = own.out * ours[..., None] + prompt.out * theirs[..., None]
-    return (out / total[..., None]).astype(q_BNH.dtype).reshape(batch, heads, -1)
+    out = (out / total[..., None]).astype(q_BTNH.dtype)
+    return out.swapaxes(1, 2).reshape(batch, count, heads, -1)
 
 
 def _part(q, k, v, visible) -> Part:
-    """Of queries [..., R, H], keys [..., H, S] and values [..., S, H]."""
-    scores = jnp.einsum("...RH,...HS->...RS", q, k, preferred_element_type=jnp.float32)
+    """Of queries [..., T, G, H], keys [..., H, S] and values [..., S, H]; visible [..., T, 1, S].
+
+    Result: [..., T, G] and [..., T, G, H].
+    """
+    *_, count, group, width = q.shape
+    flat = q.reshape(*q.shape[:-3], count * group, width)
+    scores = jnp.einsum("...RH,...HS->...RS", flat, k, preferred_element_type=jnp.float32)
+    scores = scores.reshape(*q.shape[:-1], -1)
     scores = jnp.where(visible, scores, MASKED)
     top = jnp.max(scores, axis=-1)
     exp = jnp.exp(scores - top[..., None])
-    out = jnp.einsum(
-        "...RS,...SH->...RH", exp.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
-    return Part(top, jnp.sum(exp, axis=-1), out)
+    weights = exp.astype(v.dtype).reshape(*flat.shape[:-1], -1)
+    out = jnp.einsum("...RS,...SH->...RH", weights, v, preferred_element_type=jnp.float32)
+    return Part(top, jnp.sum(exp, axis=-1), out.reshape(*q.shape[:-1], -1))
 
 
-def _of_pages(q_BKGH, k_ZKHO, v_ZKOH, where: Where, window) -> Part:
-    batch, owner_Z = q_BKGH.shape[0], where.owner_Z
+def _of_pages(q_BKTGH, k_ZKHO, v_ZKOH, where: Where, window) -> Part:
+    batch, owner_Z = q_BKTGH.shape[0], where.owner_Z
     row_Z = jnp.minimum(owner_Z, batch - 1)
-    last_Z1 = where.place_B[row_Z][:, None]
-    place_ZO = where.start_Z[:, None] + jnp.arange(k_ZKHO.shape[3])
-    visible_ZO = (owner_Z < batch)[:, None] & (place_ZO <= last_Z1)
-    visible_ZO &= _near(last_Z1 - place_ZO, window)
-    page = _part(q_BKGH[row_Z], k_ZKHO, v_ZKOH, visible_ZO[:, None, None])
+    last_ZT1 = (where.place_B[row_Z][:, None] + jnp.arange(q_BKTGH.shape[2]))[..., None]
+    place_Z1O = (where.start_Z[:, None] + jnp.arange(k_ZKHO.shape[3]))[:, None]
+    visible_ZTO = (owner_Z < batch)[:, None, None] & (place_Z1O <= last_ZT1)
+    visible_ZTO &= _near(last_ZT1 - place_Z1O, window)
+    page = _part(q_BKTGH[row_Z], k_ZKHO, v_ZKOH, visible_ZTO[:, None, :, None])
     top = jnp.full((batch, *page.top.shape[1:]), MASKED).at[owner_Z].max(page.top, mode="drop")
     weight = jnp.exp(page.top - top[row_Z])
     add = lambda x: jnp.zeros((batch, *x.shape[1:])).at[owner_Z].add(x, mode="drop")  # noqa: E731
     return Part(top, add(page.total * weight), add(page.out * weight[..., None]))
 
 
-def _of_prompts(q_BKGH, k_UKHW, v_UKWH, where: Where, window) -> Part:
-    batch, kv_heads, group, width = q_BKGH.shape
+def _of_prompts(q_BKTGH, k_UKHW, v_UKWH, where: Where, window) -> Part:
+    batch, kv_heads, count, group, width = q_BKTGH.shape
     prompts, members = where.member_UM.shape
     row_UM = jnp.minimum(where.member_UM, batch - 1)
-    q_UKRH = q_BKGH[row_UM].transpose(0, 2, 1, 3, 4).reshape(prompts, kv_heads, -1, width)
-    visible_UMW = jnp.broadcast_to(
-        where.valid_UW[:, None], (prompts, members, where.valid_UW.shape[1])
-    )
+    q = q_BKTGH[row_UM].swapaxes(1, 2).reshape(prompts, kv_heads, members * count, group, width)
+    visible_UXW = where.valid_UW[:, None]
     if not (isinstance(window, int) and window == 0):
         # Left-padded: the place right behind the prompt is the row's own first.
         ahead_W = where.valid_UW.shape[1] - jnp.arange(where.valid_UW.shape[1])
-        visible_UMW &= _near(where.place_B[row_UM][..., None] + ahead_W, window)
-    visible = jnp.repeat(visible_UMW, group, axis=1)[:, None]
-    found = _part(q_UKRH, k_UKHW, v_UKWH, visible)
+        place_UX = (where.place_B[row_UM][..., None] + jnp.arange(count)).reshape(prompts, -1)
+        visible_UXW = visible_UXW & _near(place_UX[..., None] + ahead_W, window)
+    found = _part(q, k_UKHW, v_UKWH, visible_UXW[:, None, :, None])
 
     def to_rows(x):
-        x = x.reshape(prompts, kv_heads, members, group, *x.shape[3:])
+        x = x.reshape(prompts, kv_heads, members, count, *x.shape[3:])
         return x[where.entry_B, :, where.rank_B]
 
     return Part(*(to_rows(x) for x in found))

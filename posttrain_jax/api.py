@@ -165,6 +165,7 @@ class Rollout(NamedTuple):
         bytes a choice: 928 a token of DeepSeek-V3 (58 layers, 8 experts), 768 of Qwen3-30B-A3B.
       whole_mask_BT: True on all tokens of the response, forced ones included; None: all were
         sampled.
+      sound_B: False where the host failed a sequence, which must be left out; None: nowhere.
       top_tokens_BTJ, top_logp_BTJ: the model's likeliest tokens at each place of the response and
         their log-probs; None if not asked for.
     """
@@ -178,6 +179,7 @@ class Rollout(NamedTuple):
     finished_B: Array
     experts_BTLA: Array | None = None
     whole_mask_BT: Array | None = None
+    sound_B: Array | None = None
     top_tokens_BTJ: Array | None = None
     top_logp_BTJ: Array | None = None
 

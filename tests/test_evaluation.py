@@ -10,8 +10,6 @@ from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.files import write_json
 from posttrain_jax.metrics import read_rows
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 TEXT = {"tokenizer": "tiny", "chat_template": "tiny"}
 SUMS = {"tasks": {"arithmetic": 1.0, "logic": 1.0}, "split": "heldout", "count": 40}
 EXAM = {

@@ -15,7 +15,6 @@ from posttrain_jax.models import heads
 from posttrain_jax.models.heads import HeadConfig
 from posttrain_jax.policy import Text, save_policy
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 FULL = "<think>two and three</think> <answer> 5 </answer>"
 
 

@@ -18,8 +18,6 @@ from posttrain_jax.losses import distill, grpo
 from posttrain_jax.mesh import make_mesh
 from posttrain_jax.teacher import TeacherModel, annotate, likeliest, sampled_kl
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def random_batch(rows=3, length=9):
     rng = np.random.default_rng(0)

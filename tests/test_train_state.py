@@ -15,8 +15,6 @@ from posttrain_jax.checkpoint import Checkpoints
 from posttrain_jax.losses import grpo, sft
 from posttrain_jax.losses.common import AGGREGATIONS, aggregation_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def random_batch(seed, rows=4, length=7):
     rng = np.random.default_rng(seed)

@@ -7,7 +7,6 @@ import pytest
 from posttrain_jax import train_state, value_model
 from posttrain_jax.api import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 START = 3
 
 

@@ -97,17 +97,17 @@ def mix(q_BTNH, k_BTKH, v_BTKH, place: Place, cache, config):
 
 
 def mix_paged(q_BTNH, k_BTKH, v_BTKH, place: Place, cache, config):
-    """As `mix`, of one new token a row with keys and values in a pool."""
+    """As `mix`, with keys and values in a pool."""
     where, (k_ZKHO, v_ZKOH, k_UKHW, v_UKWH) = place.where, cache
     assert where is not None
-    k_ZKHO = write(k_ZKHO, k_BTKH[:, 0], where, keys=True)
-    v_ZKOH = write(v_ZKOH, v_BTKH[:, 0], where, keys=False)
+    k_ZKHO = write(k_ZKHO, k_BTKH, where, keys=True)
+    v_ZKOH = write(v_ZKOH, v_BTKH, where, keys=False)
     window = config.window if place.local else 0
-    mixed_BNH = paged_attention(
-        q_BTNH[:, 0], k_ZKHO, v_ZKOH, k_UKHW, v_UKWH, where,
+    mixed_BTNH = paged_attention(
+        q_BTNH, k_ZKHO, v_ZKOH, k_UKHW, v_UKWH, where,
         scale=config.query_scale or None, window=window,
     )  # fmt: skip
-    return mixed_BNH[:, None], (k_ZKHO, v_ZKOH)
+    return mixed_BTNH, (k_ZKHO, v_ZKOH)
 
 
 def among(q_BTNH, k_BTKH, v_BTKH, place: Place, config):

@@ -52,8 +52,8 @@ def attend_latent(layer: Any, y_BTD: jax.Array, place: Place, cache):
         cache = (k_BKHS, cache[1])
         if y_BTD.shape[1] == 1:
             assert place.valid_BS is not None
-            query_BNH, to_value = _inward(layer, (plain_BTNH, turned_BTNH), kv_b)
-            values = _values(k_BKHS, sizes.rank)
+            query_BTNH, to_value = _inward(layer, (plain_BTNH, turned_BTNH), kv_b)
+            query_BNH, values = query_BTNH[:, 0], _values(k_BKHS, sizes.rank)
             mixed_BNC = decode_attention(query_BNH, k_BKHS, values, place.valid_BS, scale=scale)
             return jnp.einsum("BNC,CNH->BNH", mixed_BNC, to_value)[:, None], cache
     made_BTNH = layer.project("BTC,CNH->BTNH", latent_BTC, *kv_b)
@@ -68,11 +68,11 @@ def attend_latent(layer: Any, y_BTD: jax.Array, place: Place, cache):
 
 
 def _inward(layer: Any, queries, kv_b):
-    """The one new token's queries for latent vectors, and what makes values of their mixture."""
+    """The new tokens' queries for latent vectors, and what makes values of their mixture."""
     plain_BTNH, turned_BTNH = queries
     to_key, to_value = jnp.split(layer.weight(*kv_b), [layer.config.latent.plain_dim], axis=-1)
-    inward_BNC = jnp.einsum("BNH,CNH->BNC", plain_BTNH[:, 0], to_key)
-    return jnp.concatenate([inward_BNC, turned_BTNH[:, 0]], axis=-1), to_value
+    inward_BTNC = jnp.einsum("BTNH,CNH->BTNC", plain_BTNH, to_key)
+    return jnp.concatenate([inward_BTNC, turned_BTNH], axis=-1), to_value
 
 
 def _values(k_BKHS: jax.Array, rank: int) -> jax.Array:
@@ -80,14 +80,14 @@ def _values(k_BKHS: jax.Array, rank: int) -> jax.Array:
 
 
 def _paged(layer: Any, kept_BKHT, queries, kv_b, place: Place, cache, scale: float):
-    """One new token a row, with its latent vectors in a pool."""
+    """New tokens with their latent vectors in a pool."""
     where, rank, (k_ZKHO, v_ZKOH, k_UKHW, _) = place.where, layer.config.latent.rank, cache
     assert where is not None
-    k_ZKHO = write(k_ZKHO, kept_BKHT[..., 0], where, keys=True)
-    query_BNH, to_value = _inward(layer, queries, kv_b)
+    k_ZKHO = write(k_ZKHO, kept_BKHT.transpose(0, 3, 1, 2), where, keys=True)
+    query, to_value = _inward(layer, queries, kv_b)
     values = (_values(k_ZKHO, rank), _values(k_UKHW, rank))
-    mixed_BNC = paged_attention(query_BNH, k_ZKHO, values[0], k_UKHW, values[1], where, scale=scale)
-    return jnp.einsum("BNC,CNH->BNH", mixed_BNC, to_value)[:, None], (k_ZKHO, v_ZKOH)
+    mixed_BTNC = paged_attention(query, k_ZKHO, values[0], k_UKHW, values[1], where, scale=scale)
+    return jnp.einsum("BTNC,CNH->BTNH", mixed_BTNC, to_value), (k_ZKHO, v_ZKOH)
 
 
 def _queries(layer: Any, y_BTD, place: Place):

@@ -60,7 +60,7 @@ class Cache(NamedTuple):
 
 
 class Pool(NamedTuple):
-    """The cache of rows that come and go, for steps of one token a row (kernels/paged.py).
+    """The cache of rows that come and go, for steps of a few tokens a row (kernels/paged.py).
 
     Attributes:
       k_ZKHO, v_ZKOH: pages, one array a layer, as `Cache` has them.

@@ -7,7 +7,7 @@
 A prompt is prefilled without its last token, which is the first that its group's slots decode: so
 there is no special first token, and no LM head in the prefill. The host has no part in it. What a
 sequence samples depends on (seed, uid, position) alone, so slots, pages and pools change nothing
-but time and memory. Left out: tools, streaming, more than one shard of the batch.
+but time and memory. In stretches, for a host that looks or answers calls: serving.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import Pool, unstack
 from posttrain_jax.rollout import draw_state, slots
-from posttrain_jax.rollout.draw import draw
+from posttrain_jax.rollout.draw import Drawn, draw
 from posttrain_jax.rollout.request import Asked, Rules, begin
 from posttrain_jax.rollout.sampling import row_keys
 from posttrain_jax.rollout.slots import Slots
@@ -72,12 +72,19 @@ def plan_sizes(slots: int, prompts: int, rules: Rules, share: float = 0.35) -> S
 
 
 class State(NamedTuple):
-    """What the loops carry."""
+    """What the loops carry.
+
+    Attributes:
+      ended_N: sequences that don't go on.
+      answered_N: places of each sequence's latest call that the host has answered.
+    """
 
     slots: Slots
     pool: Pool
     written: Written
     draw: draw_state.State
+    ended_N: Array
+    answered_N: Array
 
 
 class Work(NamedTuple):
@@ -103,13 +110,13 @@ def sample_queue(
 ) -> tuple[Rollout, Work]:
     """As `sampler.sample`, with no more than `sizes.slots` sequences at a time."""
     params = unstack(params)
-    state = _begin(model, asked, rules, sizes)
+    state = empty(model, asked, rules, sizes)
     count = len(state.slots.live_B)
-    state = _serve(model, params, asked, rules, sizes, state, half(count))
+    state = serve(model, params, asked, rules, sizes, state, until=half(count))
     full = state.slots
     while count := half(count):
-        state = _fewer(state, count, rules)
-        state = _serve(model, params, asked, rules, sizes, state, half(count))
+        state = fewer(state, count, rules)
+        state = serve(model, params, asked, rules, sizes, state, until=half(count))
     s = state.slots
     work = Work(s.steps, s.busy, s.most_pages, full.steps, full.busy)
     return as_rollout(state.written, asked, rules), work
@@ -120,19 +127,28 @@ def half(count: int) -> int:
     return count // 2 if count // 2 >= FEWEST else 0
 
 
-def _begin(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
+def empty(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
+    """All sequences in the queue."""
     prompts, width = asked.prompts_PT.shape
     s = slots.empty(sizes.slots, sizes.pages, sizes.entries, prompts, rules.group_size, width)
     pages, entries = model.init_cache(sizes.pages, PAGE), model.init_cache(sizes.entries, width)
     pool = Pool(pages.k_BKHS, pages.v_BKSH, entries.k_BKHS, entries.v_BKSH, slots.where(s, PAGE))
-    nobody = jnp.zeros(len(s.live_B), jnp.int32)
-    return State(s, pool, blank(asked, rules), begin(model, asked, rules, nobody))
+    nobody, rows = jnp.zeros(len(s.live_B), jnp.int32), len(asked.uids_B)
+    return State(
+        s, pool, blank(asked, rules), begin(model, asked, rules, nobody),
+        jnp.zeros(rows, bool), jnp.zeros(rows, jnp.int32),
+    )  # fmt: skip
 
 
-def _serve(
-    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State, until: int
-) -> State:
-    """Let sequences in and decode, until nobody is queued and at most `until` slots are live."""
+def serve(
+    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State, *,
+    until: int, limit: Array | None = None,
+) -> State:  # fmt: skip
+    """Let sequences in and decode, until nobody is queued and at most `until` slots are live.
+
+    Args:
+      limit: stop after so many steps in all, or where the host has to say how all slots go on.
+    """
     last_P = asked.prompts_PT[:, -1]
 
     def open_to(state: State) -> Array:
@@ -141,7 +157,11 @@ def _serve(
         return (free >= sizes.threshold) & ((slots.waiting(s) > 0) | (slots.room(s) > 0))
 
     def going_on(state: State) -> Array:
-        return (slots.queued(state.slots) > 0) | (jnp.sum(state.slots.live_B) > until)
+        s = state.slots
+        more = (slots.queued(s) > 0) | (jnp.sum(s.live_B) > until)
+        if limit is None:
+            return more
+        return more & (s.steps < limit) & (jnp.any(slots.going(s)) | open_to(state))
 
     def let_in(state: State) -> State:
         state = jax.lax.while_loop(
@@ -159,7 +179,7 @@ def _serve(
     def turn(state: State) -> State:
         state = let_in(state)
         return jax.lax.while_loop(
-            lambda state: going_on(state) & jnp.any(state.slots.live_B) & ~open_to(state),
+            lambda state: going_on(state) & jnp.any(slots.going(state.slots)) & ~open_to(state),
             lambda state: _step(model, params, asked, rules, state), state,
         )  # fmt: skip
 
@@ -188,9 +208,9 @@ def _prefill(model: Model, params: Params, asked: Asked, sizes: Sizes, state: St
 
 
 def _step(model: Model, params: Params, asked: Asked, rules: Rules, state: State) -> State:
-    """One more token of every live slot."""
+    """One more token of every slot that goes on."""
     s = slots.turn_pages(state.slots, PAGE)
-    rows = asked.prompts_PT.shape[0] * rules.group_size
+    rows, going_B = len(asked.uids_B), slots.going(s)
     row_B = jnp.minimum(s.sequence_B, rows - 1)
     length_B = jnp.sum(asked.segments_PT, axis=1)[row_B // rules.group_size]
     hidden_BTD, pool = model.apply(
@@ -201,20 +221,60 @@ def _step(model: Model, params: Params, asked: Asked, rules: Rules, state: State
     keys = row_keys(asked.key, asked.uids_B[row_B], length_B + s.place_B)
     logits_BV = model.logits(params, hidden_BTD[:, 0])
     drawn = draw(logits_BV, keys, s.place_B, rules.sampling, asked.tables, state.draw)
-    at = (jnp.where(s.live_B, s.sequence_B, rows), s.place_B)
-    put = lambda buffer, column: buffer.at[at].set(column, mode="drop")  # noqa: E731
-    finished_N = state.written.finished_N.at[at[0]].set(drawn.stop_B, mode="drop")
-    s = s._replace(
-        token_B=drawn.token_B, place_B=s.place_B + 1, steps=s.steps + 1,
-        busy=s.busy + jnp.sum(s.live_B, dtype=jnp.int32),
-    )  # fmt: skip
-    ended_B = drawn.stop_B | (s.place_B >= rules.max_new)
+    token_B, sampled_B, parked_B, stop_B = drawn.token_B, going_B, s.parked_B, drawn.stop_B
+    ended_B = s.place_B + 1 >= rules.max_new
     ended_B = ended_B if drawn.full_B is None else ended_B | drawn.full_B
-    s = slots.end(s, s.live_B & ended_B)
-    return State(s, pool, enter(state.written, drawn, finished_N, put), drawn.state)
+    if rules.inserts:
+        sampled_B = going_B & ~given(state, row_B, s.place_B)
+        token_B = jnp.where(sampled_B, token_B, state.written.tokens_NC[row_B, s.place_B])
+        token_B, stop_B = jnp.where(going_B, token_B, s.token_B), stop_B & sampled_B
+        kept = draw_state.put(state.draw, _places(sampled_B), drawn.state)
+        drawn = drawn._replace(state=kept)
+        new_B = s.place_B >= state.answered_N[row_B]  # else it was answered before a slot was lost
+        stop_B = stop_B & new_B if rules.turns else stop_B
+        asks_B = _asks(rules, drawn, stop_B) & new_B & sampled_B & ~ended_B
+        parked_B, stop_B = parked_B | asks_B, stop_B & ~asks_B
+    at = (jnp.where(sampled_B, s.sequence_B, rows), s.place_B)
+    put = lambda buffer, column: buffer.at[at].set(column, mode="drop")  # noqa: E731
+    finished_N = state.written.finished_N.at[at[0]].set(stop_B, mode="drop")
+    s = s._replace(
+        token_B=token_B, place_B=s.place_B + going_B, parked_B=parked_B, steps=s.steps + 1,
+        busy=s.busy + jnp.sum(going_B, dtype=jnp.int32),
+    )  # fmt: skip
+    written = enter(state.written, drawn, finished_N, put)
+    state = state._replace(slots=s, pool=pool, written=written, draw=drawn.state)
+    return end(state, going_B & (ended_B | stop_B))
 
 
-def _fewer(state: State, count: int, rules: Rules) -> State:
+def _places(some_B: Array) -> Array:
+    """The numbers of these slots; one past the last in place of others."""
+    return jnp.where(some_B, jnp.arange(len(some_B)), len(some_B))
+
+
+def _asks(rules: Rules, drawn: Drawn, stop_B: Array) -> Array:
+    """Slots whose token is one after which the host is asked."""
+    asks_B = jnp.zeros_like(stop_B) if drawn.call_B is None else drawn.call_B & ~stop_B
+    return asks_B | stop_B if rules.turns else asks_B
+
+
+def given(state: State, row_B: Array, place_B: Array) -> Array:
+    """Whether what stands at a sequence's place came from the host."""
+    written = state.written
+    assert written.free_NC is not None
+    at = (row_B, jnp.minimum(place_B, written.mask_NC.shape[1] - 1))
+    inside_B = place_B < written.mask_NC.shape[1]
+    return inside_B & written.mask_NC[at] & ~written.free_NC[at]
+
+
+def end(state: State, ended_B: Array) -> State:
+    """These slots' sequences are at their end."""
+    rows = len(state.ended_N)
+    row_B = jnp.where(ended_B, state.slots.sequence_B, rows)
+    ended_N = state.ended_N.at[row_B].set(True, mode="drop")
+    return state._replace(slots=slots.end(state.slots, ended_B), ended_N=ended_N)
+
+
+def fewer(state: State, count: int, rules: Rules) -> State:
     """The state of fewer slots, with as many pages as they can fill."""
     longest = -(-rules.max_new // PAGE)
     pages = min(len(state.slots.owner_Z), count * longest)
@@ -224,4 +284,5 @@ def _fewer(state: State, count: int, rules: Rules) -> State:
         v_ZKOH=tuple(v[kept_Z] for v in state.pool.v_ZKOH),
         where=slots.where(s, PAGE),
     )
-    return State(s, pool, state.written, jax.tree.map(lambda x: x[chosen_B], state.draw))
+    draws = jax.tree.map(lambda x: x[chosen_B], state.draw)
+    return state._replace(slots=s, pool=pool, draw=draws)

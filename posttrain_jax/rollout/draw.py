@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from posttrain_jax.api import Array
-from posttrain_jax.data.token_automaton import FOUND
+from posttrain_jax.data.token_automaton import FOUND, START
 from posttrain_jax.rollout.draw_state import NO_STATE, NO_TABLES, State, Tables
 from posttrain_jax.rollout.forcing import barred, settle
 from posttrain_jax.rollout.penalties import count, penalise
@@ -43,6 +43,7 @@ class Drawn(NamedTuple):
       behaviour_logp_B: under the sampling distribution; 0 of forced tokens.
       model_logp_B: under the model as it is: no temperature, bias, penalty or filter.
       stop_B: True where the sequence ends with this token: a stop token, or a stop string is there.
+      call_B: True where a call string is there; None without any.
       free_B: True where the token was sampled; others must not enter a loss. None: all were.
       full_B: True where the row has its `RowSettings.max_new` tokens; None: no row has its own.
       top_tokens_BJ, top_logp_BJ: the model's likeliest tokens here and their log-probs, the
@@ -56,6 +57,7 @@ class Drawn(NamedTuple):
     state: State
     free_B: Array | None = None
     full_B: Array | None = None
+    call_B: Array | None = None
     top_tokens_BJ: Array | None = None
     top_logp_BJ: Array | None = None
 
@@ -97,13 +99,18 @@ def draw(
     if tables.stop is not None and found_B is not None:
         found_B = advance(tables.stop, found_B, token_B)
         stop_B = stop_B | (found_B == FOUND)
+    call_B, called_B = state.call_B, None
+    if tables.call is not None and call_B is not None:
+        call_B = advance(tables.call, call_B, token_B)
+        called_B = call_B == FOUND
+        call_B = jnp.where(called_B, START, call_B)
     full_B = None if state.rows.max_new is None else place_B + 1 >= state.rows.max_new
     top = (None, None)
     if sampling.top_logprobs:
         values_BJ, ids_BJ = jax.lax.top_k(logits_BV, sampling.top_logprobs)
         top = ids_BJ, values_BJ - jax.nn.logsumexp(logits_BV, axis=-1, keepdims=True)
-    state = State(state.rows, count(state.counts, token_B), found_B, forced)
-    return Drawn(token_B, behaviour_B, model_B, stop_B, state, free_B, full_B, *top)
+    state = State(state.rows, count(state.counts, token_B), found_B, call_B, forced)
+    return Drawn(token_B, behaviour_B, model_B, stop_B, state, free_B, full_B, called_B, *top)
 
 
 def _check_same(sampling: Sampling, tables: Tables, state: State) -> None:
@@ -113,6 +120,7 @@ def _check_same(sampling: Sampling, tables: Tables, state: State) -> None:
     thought = state.forced.thought if state.forced else None
     needed = {
         "stop_strings": (bool(sampling.stop_strings), tables.stop, state.stop_B),
+        "call_strings": (bool(sampling.call_strings), tables.call, state.call_B),
         "thinking": (sampling.thinking is not None, tables.close, thought),
         "repetition_penalty": (used(settings.repetition_penalty, 1.0), counts.seen_BV),
         "presence_penalty, frequency_penalty": (presence, counts.count_BV),

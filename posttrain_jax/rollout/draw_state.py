@@ -22,10 +22,12 @@ class Tables(NamedTuple):
 
     Attributes:
       stop: finds the stop strings.
+      call: finds the call strings.
       close: finds the end of thinking.
     """
 
     stop: TokenAutomaton | None = None
+    call: TokenAutomaton | None = None
     close: TokenAutomaton | None = None
 
 
@@ -37,13 +39,15 @@ class State(NamedTuple):
     Attributes:
       rows: the rows' own settings.
       counts: what the penalties need.
-      stop_B: state of the automaton that finds the stop strings; None without any.
+      stop_B, call_B: states of the automata that find the stop and the call strings; None
+        without any.
       forced: None where nothing is forced.
     """
 
     rows: RowSettings = RowSettings()
     counts: Counts = Counts()
     stop_B: Array | None = None
+    call_B: Array | None = None
     forced: Forced | None = None
 
 
@@ -59,13 +63,15 @@ def make_tables(tokenizer: Tokenizer, sampling: Sampling, vocab_size: int) -> Ta
       ValueError: a stop string that is empty or that no tokens spell; see `token_automaton`.
     """
     check_sampling(sampling, vocab_size)
-    stop = close = None
+    stop = call = close = None
     if sampling.stop_strings:
         stop = token_automaton(tokenizer, sampling.stop_strings, vocab_size)
+    if sampling.call_strings:
+        call = token_automaton(tokenizer, sampling.call_strings, vocab_size, "call_strings")
     if sampling.thinking:
         texts = (sampling.thinking.close,)
         close = token_automaton(tokenizer, texts, vocab_size, "thinking.close")
-    return Tables(stop, close)
+    return Tables(stop, call, close)
 
 
 def start(
@@ -103,8 +109,9 @@ def start(
     forced = None
     if sampling.thinking or prefix_BQ is not None:
         forced = start_forced(sampling.thinking, batch, prefix_BQ, thinking_B)
-    stop_B = jnp.full(batch, START, jnp.int32) if sampling.stop_strings else None
-    return State(own, counts, stop_B, forced)
+    read = lambda strings: jnp.full(batch, START, jnp.int32) if strings else None  # noqa: E731
+    stop_B, call_B = read(sampling.stop_strings), read(sampling.call_strings)
+    return State(own, counts, stop_B, call_B, forced)
 
 
 def put(state: State, slots_B: Array, fresh: State) -> State:

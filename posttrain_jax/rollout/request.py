@@ -44,6 +44,8 @@ class Rules(NamedTuple):
       max_new: completion tokens at most.
       pad_id: fills the places after a sequence's end.
       record_experts: a rollout tells which experts of a mixture its tokens went to.
+      inserts: tokens that the host puts behind a call at most; 0: it is never asked.
+      turns: it is also asked where a sequence ends with a stop token.
     """
 
     sampling: Sampling
@@ -51,6 +53,8 @@ class Rules(NamedTuple):
     group_size: int = 1
     pad_id: int = 0
     record_experts: bool = False
+    inserts: int = 0
+    turns: bool = False
 
 
 def begin(model: Model, asked: Asked, rules: Rules, row_B: Array | None = None) -> State:

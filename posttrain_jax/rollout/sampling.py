@@ -29,6 +29,7 @@ class Sampling(NamedTuple):
       logit_bias: pairs (token id, what is added to its logit).
       min_new: tokens of a response before which nothing that ends it can be sampled.
       stop_strings: texts that end a sequence, wherever they come to stand in it.
+      call_strings: texts after which the host is asked what comes next, in the queue.
       top_logprobs: how many of the model's likeliest tokens are told at every place.
       thinking: what is forced while the model thinks; see `forcing.py`.
     """
@@ -44,6 +45,7 @@ class Sampling(NamedTuple):
     logit_bias: tuple[tuple[int, float], ...] = ()
     min_new: int = 0
     stop_strings: tuple[str, ...] = ()
+    call_strings: tuple[str, ...] = ()
     top_logprobs: int = 0
     thinking: Thinking | None = None
 

@@ -26,7 +26,8 @@ class Slots(NamedTuple):
       sequence_B: which it is.
       token_B: its token that is not yet in the pool; at first the last of the prompt.
       place_B: how many of its tokens are in the pool; the first is the prompt's last.
-      page_B: its latest page.
+      parked_B: slots whose sequence waits for the host.
+      page_B, former_B: its latest page, and the one before.
       entry_B: its prompt's entry.
       owner_Z, start_Z: as in `kernels.paged.Where`.
       member_UM: the slot of each member of a group.
@@ -43,7 +44,9 @@ class Slots(NamedTuple):
     sequence_B: Array
     token_B: Array
     place_B: Array
+    parked_B: Array
     page_B: Array
+    former_B: Array
     entry_B: Array
     owner_Z: Array
     start_Z: Array
@@ -66,7 +69,8 @@ def empty(slots: int, pages: int, entries: int, prompts: int, group: int, width:
     zero = jnp.int32(0)
     return Slots(
         live_B=jnp.zeros(slots, bool), sequence_B=full(slots, prompts * group),
-        token_B=full(slots, 0), place_B=full(slots, 0), page_B=full(slots, pages),
+        token_B=full(slots, 0), place_B=full(slots, 0), parked_B=jnp.zeros(slots, bool),
+        page_B=full(slots, pages), former_B=full(slots, pages),
         entry_B=full(slots, 0), owner_Z=full(pages, slots), start_Z=full(pages, 0),
         member_UM=full((entries, group), slots), owed_U=full(entries, 0),
         valid_UW=jnp.zeros((entries, width), bool), entry_P=full(prompts, entries),
@@ -78,6 +82,11 @@ def empty(slots: int, pages: int, entries: int, prompts: int, group: int, width:
 def group_of(s: Slots) -> int:
     """R."""
     return s.member_UM.shape[1]
+
+
+def going(s: Slots) -> Array:
+    """The slots that are decoded."""
+    return s.live_B & ~s.parked_B
 
 
 def waiting(s: Slots) -> Array:
@@ -145,6 +154,8 @@ def admit(s: Slots, last_P: Array) -> Slots:
         sequence_B=put(sequence, s.sequence_B),
         token_B=put(last_P[prompt], s.token_B),
         place_B=put(0, s.place_B),
+        parked_B=s.parked_B & ~taken,
+        page_B=put(len(s.owner_Z), s.page_B),
         entry_B=put(entry, s.entry_B),
         member_UM=s.member_UM.at[seat, sequence % group].set(slot, mode="drop"),
         next_sequence=s.next_sequence + count - from_stack,
@@ -173,27 +184,35 @@ def end(s: Slots, ended_B: Array) -> Slots:
 
 def _evict(s: Slots) -> Slots:
     """The sequence with the fewest tokens goes back to the queue; it will sample the same again."""
-    slot = jnp.argmin(jnp.where(s.live_B, s.place_B, jnp.iinfo(jnp.int32).max))
+    slot = jnp.argmin(jnp.where(going(s), s.place_B, jnp.iinfo(jnp.int32).max))
     s = _leave(s, jnp.arange(len(s.live_B)) == slot)
     return s._replace(again_B=s.again_B.at[s.agains].set(s.sequence_B[slot]), agains=s.agains + 1)
 
 
-def turn_pages(s: Slots, size: int) -> Slots:
-    """Give a page of `size` places to each live slot whose next token begins one.
+def turn_pages(s: Slots, size: int, count_B: Array | int = 1) -> Slots:
+    """Give a page of `size` places to each slot that goes on and whose next tokens need one.
 
     Where there are too few, sequences are sent back to the queue, the shortest first. One sequence
     of full length must fit the pool.
+
+    Args:
+      count_B: how many tokens come, at most `size`.
     """
+    slots, pages = len(s.live_B), len(s.owner_Z)
+
+    def held(s: Slots) -> Array:
+        """How many places the slot's pages have."""
+        start_B = s.start_Z[jnp.minimum(s.page_B, pages - 1)]
+        return jnp.where(s.page_B < pages, start_B + size, 0)
 
     def needs(s: Slots) -> Array:
-        return s.live_B & (s.place_B % size == 0)
+        return going(s) & (s.place_B + count_B > held(s))
 
     def short(s: Slots) -> Array:
         return jnp.sum(needs(s)) > free_pages(s)
 
     def turn(s: Slots) -> Slots:
         s = jax.lax.while_loop(short, _evict, s)
-        slots, pages = len(s.live_B), len(s.owner_Z)
         need = needs(s)
         (free,) = jnp.nonzero(s.owner_Z == slots, size=slots, fill_value=pages)
         page = free[jnp.cumsum(need) - 1].astype(jnp.int32)
@@ -202,21 +221,46 @@ def turn_pages(s: Slots, size: int) -> Slots:
         owner = s.owner_Z.at[page].set(slot, mode="drop")
         return s._replace(
             page_B=jnp.where(need, page, s.page_B),
+            former_B=jnp.where(need, s.page_B, s.former_B),
             owner_Z=owner,
-            start_Z=s.start_Z.at[page].set(s.place_B, mode="drop"),
+            start_Z=s.start_Z.at[page].set(held(s), mode="drop"),
             most_pages=jnp.maximum(s.most_pages, jnp.sum(owner < slots, dtype=jnp.int32)),
         )
 
     return jax.lax.cond(jnp.any(needs(s)), turn, lambda s: s, s)
 
 
-def where(s: Slots, size: int) -> Where:
-    """What attention has to know."""
-    page = jnp.where(s.live_B, s.page_B, len(s.owner_Z))
+def where(s: Slots, size: int, count_B: Array | int = 1, most: int = 1) -> Where:
+    """What attention has to know.
+
+    Args:
+      count_B: how many tokens come; slots that don't go on write nothing.
+      most: of them in any row (T).
+    """
+    pages, ahead = len(s.owner_Z), jnp.arange(most, dtype=jnp.int32)
+    place_BT = s.place_B[:, None] + ahead
+    latest_BT = place_BT >= s.start_Z[jnp.minimum(s.page_B, pages - 1)][:, None]
+    page_BT = jnp.where(latest_BT, s.page_B[:, None], s.former_B[:, None])
+    real_BT = going(s)[:, None] & (ahead < jnp.reshape(count_B, (-1, 1)))
     rank = s.sequence_B % group_of(s)
     return Where(
-        s.place_B, page, s.place_B % size, s.owner_Z, s.start_Z, s.entry_B, rank, s.member_UM,
-        s.valid_UW,
+        s.place_B, jnp.where(real_BT, page_BT, pages), place_BT % size, s.owner_Z, s.start_Z,
+        s.entry_B, rank, s.member_UM, s.valid_UW,
+    )  # fmt: skip
+
+
+def of_some(where: Where, chosen_F: Array) -> Where:
+    """The same of some slots as rows of their own; numbers beyond the slots are nobody."""
+    slots, count = len(where.place_B), len(chosen_F)
+    row_of = jnp.full(slots, count, jnp.int32).at[chosen_F].set(jnp.arange(count), mode="drop")
+    row_of = jnp.append(row_of, count)
+    some = jnp.minimum(chosen_F, slots - 1)
+    nobody = (chosen_F >= slots)[:, None]
+    return where._replace(
+        place_B=where.place_B[some],
+        page_BT=jnp.where(nobody, len(where.owner_Z), where.page_BT[some]),
+        offset_BT=where.offset_BT[some], owner_Z=row_of[where.owner_Z],
+        entry_B=where.entry_B[some], rank_B=where.rank_B[some], member_UM=row_of[where.member_UM],
     )  # fmt: skip
 
 
@@ -235,10 +279,11 @@ def compacted(s: Slots, slots: int, pages: int) -> tuple[Slots, Array, Array]:
     page_of = jnp.full(old_pages + 1, pages, jnp.int32).at[kept].set(jnp.arange(pages))
     few = s._replace(**{
         name: getattr(s, name)[chosen]
-        for name in ("live_B", "sequence_B", "token_B", "place_B", "entry_B")
+        for name in ("live_B", "sequence_B", "token_B", "place_B", "parked_B", "entry_B")
     })  # fmt: skip
     few = few._replace(
         page_B=page_of[s.page_B[chosen]],
+        former_B=page_of[s.former_B[chosen]],
         owner_Z=slot_of[s.owner_Z[kept]],
         start_Z=s.start_Z[kept],
         member_UM=slot_of[s.member_UM],

@@ -40,7 +40,7 @@ def blank(asked: Asked, rules: Rules) -> Written:
     rows, likeliest = len(asked.uids_B), rules.sampling.top_logprobs
     shape = (rows, rules.max_new)
     zeros, no = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool)
-    forced = rules.sampling.thinking is not None or asked.prefix_BQ is not None
+    forced = rules.sampling.thinking or asked.prefix_BQ is not None or rules.inserts
     return Written(
         jnp.full(shape, rules.pad_id, jnp.int32), no, zeros, zeros, jnp.zeros(rows, bool),
         no if forced else None,
@@ -58,13 +58,14 @@ def enter(
       put: puts a column, one value a row of the sampler, to its place in a buffer.
     """
     of = lambda buffer, column: None if buffer is None else put(buffer, column)  # noqa: E731
+    all_B = jnp.ones(drawn.token_B.shape, bool)
     return Written(
         put(written.tokens_NC, drawn.token_B),
-        put(written.mask_NC, jnp.ones(drawn.token_B.shape, bool)),
+        put(written.mask_NC, all_B),
         put(written.behaviour_logp_NC, drawn.behaviour_logp_B),
         put(written.model_logp_NC, drawn.model_logp_B),
         finished_N,
-        of(written.free_NC, drawn.free_B),
+        of(written.free_NC, all_B if drawn.free_B is None else drawn.free_B),
         of(written.top_tokens_NCJ, drawn.top_tokens_BJ),
         of(written.top_logp_NCJ, drawn.top_logp_BJ),
     )

@@ -7,7 +7,6 @@ import pytest
 
 from posttrain_jax.kernels.ragged import ragged_matmul
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 multiply = jax.jit(ragged_matmul, static_argnames="impl")
 IMPLS = ("ragged", "blocked", "reference")
 SIZES = ([5, 0, 9, 1], [0, 0, 0, 16], [16, 0, 0, 0], [3, 4, 0, 2], [0, 0, 0, 0])

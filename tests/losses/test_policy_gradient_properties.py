@@ -20,7 +20,6 @@ from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 VOCAB, ROWS, WIDTH, PROMPT = 6, 8, 7, 2
 VARIANTS = {
     "token": {"clip_high": 0.3, "kl_coef": 0.1, "entropy_coef": 0.01},

@@ -14,7 +14,6 @@ import pytest
 from posttrain_jax.api import Batch, PolicyOut
 from posttrain_jax.losses import cpo, dpo, ipo, kto, orpo, simpo
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 GOLDEN = Path(__file__).parents[1] / "golden" / "preference"
 CASES = {
     "dpo_sigmoid": (dpo, {"beta": 0.1}, 0.0),

@@ -25,7 +25,6 @@ from posttrain_jax.api import Batch, PolicyOut
 from posttrain_jax.losses import grpo
 from posttrain_jax.losses.common import aggregation_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PROMPTS, TOKENS, GROUP = 2, 3, 4
 RESPONSES = [(0,), *itertools.product((1, 2), range(TOKENS))]
 COUNT = len(RESPONSES)

@@ -17,7 +17,6 @@ from posttrain_jax.rollout.beams import Beam, Limits, Searcher, score, search, s
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.steps import Writer, prompt_rows, step_stops
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 LIMITS = Limits(beams=4, width=2, rounds=3)
 PROMPT, MAX_NEW = 8, 10
 

@@ -18,7 +18,6 @@ from posttrain_jax.rollout.row_settings import RowSettings, make_rows
 from posttrain_jax.rollout.sampling import Sampling, row_keys, sample_token
 from posttrain_jax.rollout.stop_strings import trim
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = load_tokenizer("tiny")
 VOCAB = TINY.vocab_size
 

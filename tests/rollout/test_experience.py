@@ -12,8 +12,6 @@ from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import experience, scoring
 from posttrain_jax.verifiers.judging.judge import Judge
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture
 def rollout():

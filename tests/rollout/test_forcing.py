@@ -22,7 +22,6 @@ from posttrain_jax.rollout.forcing import (
     start_forced,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 TINY = load_tokenizer("tiny")
 [CLOSE] = TINY.encode("</think>")
 STOP = TINY.eos_id

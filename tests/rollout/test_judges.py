@@ -17,7 +17,6 @@ from posttrain_jax.rollout import judges
 from posttrain_jax.rollout.sampling import waits
 from posttrain_jax.verifiers.judging.judge import seed_of
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PROMPTS = ["What is 2 + 3?", "Hi", "Is 5 right for 2 + 3?", "5", "Add 1 and 1."]
 WORDS, LENGTH = ("Yes", "No"), 32
 

@@ -15,7 +15,6 @@ from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.steps import Writer
 from posttrain_jax.rollout.tree_search import ROOT, Plan, chances_to, tokens_to
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 EOS, STOPS, PROMPT, MAX_STEP, MAX_NEW = 1, tuple(range(6, 32, 2)), 5, 3, 9
 PLAN = Plan(iterations=4, candidates=3, depth=3, c_puct=2.0, rollouts=0)
 TEXT = SimpleNamespace(

@@ -8,7 +8,6 @@ import pytest
 from posttrain_jax.rollout.penalties import Counts, count, penalise, start_counts
 from posttrain_jax.rollout.sampling import Sampling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 VOCAB = 11
 SETTINGS = [
     {"repetition_penalty": 1.7},

@@ -14,7 +14,6 @@ from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PROMPT, NEW, GROUP = 4, 5, 2
 SEGMENTS = np.array([[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]], np.int32)
 RULES = Rules(Sampling(stop=(1, 2, 3, 4)), NEW, GROUP, record_experts=True)

@@ -11,7 +11,6 @@ from posttrain_jax.rollout.penalties import count
 from posttrain_jax.rollout.row_settings import make_rows, over
 from posttrain_jax.rollout.sampling import Sampling, filter_logits, row_keys
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = [
     {},
     {"temperature": 0.0, "top_k": 2},

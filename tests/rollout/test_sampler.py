@@ -10,7 +10,6 @@ from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling, waits
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PROMPTS = ([5, 9, 3], [7], [11, 2, 30, 8, 4])
 WIDTH, NEW, GROUP, EOS = 6, 10, 2, 1
 UIDS = np.array([40, 41, 42, 43, 44, 2**32 - 1], np.uint32)

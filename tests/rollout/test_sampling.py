@@ -14,7 +14,6 @@ from posttrain_jax.rollout.sampling import (
     waits,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 LOGITS = np.random.default_rng(0).normal(0, 2, (6, 12)).astype(np.float32)
 filtered = jax.jit(filter_logits, static_argnums=1)
 sampled = jax.jit(sample_token, static_argnums=2)

@@ -13,7 +13,6 @@ from posttrain_jax.rollout.draw_state import start
 from posttrain_jax.rollout.penalties import Counts, penalise
 from posttrain_jax.rollout.sampling import Sampling, filter_logits, row_keys
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "sampling.npz")
 LOGITS, TOKENS, SCORES = GOLDEN["logits"], GOLDEN["tokens"], GOLDEN["scores"]
 CASES = [json.loads(str(text)) for text in GOLDEN["settings"]]

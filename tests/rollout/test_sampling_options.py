@@ -16,7 +16,6 @@ from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PROMPTS, GROUP, NEW = 4, 3, 14
 TINY = load_tokenizer("tiny")
 BUDGETS = np.tile([-1, 4, 7], PROMPTS)

@@ -65,9 +65,9 @@ def test_every_sequence_runs_once_to_its_end(count, pages, entries):
         evictions += int(s.agains)
         where = slots.where(s, PAGE)
         for row in np.flatnonzero(np.asarray(s.live_B)):
-            page = int(where.page_B[row])
+            page = int(where.page_BT[row, 0])
             assert int(s.owner_Z[page]) == row
-            assert int(s.start_Z[page]) + int(where.offset_B[row]) == int(s.place_B[row])
+            assert int(s.start_Z[page]) + int(where.offset_BT[row, 0]) == int(s.place_B[row])
         s = s._replace(place_B=s.place_B + 1)
         done = np.asarray(s.live_B) & (
             np.asarray(s.place_B) >= np.append(lengths, 0)[np.asarray(s.sequence_B)]

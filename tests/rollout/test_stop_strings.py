@@ -4,13 +4,10 @@ import random
 
 import jax
 import numpy as np
-import pytest
 
 from posttrain_jax.data.token_automaton import FOUND, START, token_automaton
 from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.rollout.stop_strings import advance, completing, trim
-
-pytestmark = pytest.mark.usefixtures("quick_compile")
 
 
 def as_it_grows(text, strings):

@@ -18,7 +18,6 @@ from posttrain_jax.nonfinite import NonFiniteError
 from posttrain_jax.stages import distill
 from posttrain_jax.stages.sft import load_rows
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 STAGES = Path(distill.__file__).parent
 WORDS = 656  # of the tiny tokenizer
 COMMON = {"tokenizer": "tiny", "chat_template": "tiny", "mesh": {}, "seed": 0}

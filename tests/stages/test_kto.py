@@ -17,7 +17,6 @@ from posttrain_jax.losses import kto as loss
 from posttrain_jax.metrics import read_rows
 from posttrain_jax.stages import kto, reference_logprobs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PAIRS = {"chat": {"tasks": {"chat": 1.0}, "count": 8}}
 SHARED = {"seed": 0, "tokenizer": "tiny", "chat_template": "tiny", "mesh": {"data": 1}}
 LORA = {"rank": 2, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""}

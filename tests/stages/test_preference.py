@@ -19,7 +19,6 @@ from posttrain_jax.losses import dpo, orpo, simpo
 from posttrain_jax.metrics import read_rows
 from posttrain_jax.stages import preference, reference_logprobs
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 PAIRS = {"chat": {"tasks": {"chat": 1.0}, "count": 12}}
 HELDOUT = {"chat": {"tasks": {"chat": 1.0}, "split": "heldout", "count": 6}}
 SHARED = {"seed": 0, "tokenizer": "tiny", "chat_template": "tiny", "mesh": {"data": 1}}

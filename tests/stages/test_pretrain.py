@@ -12,7 +12,6 @@ from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.stages import pretrain
 from posttrain_jax.stages.pretrain import Place, advance, rate
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 CONFIG = ConfigDict({
     "curriculum": {
         "a": {"mix": {"table": 1.0}, "until": ("lookup",)},

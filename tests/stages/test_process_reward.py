@@ -18,7 +18,6 @@ from posttrain_jax.models import heads
 from posttrain_jax.policy import Text, save_policy
 from posttrain_jax.stages import process_reward as stage
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 ROWS = [
     {"id": "a", "prompt": "3 #1+5", "steps": [" 3 #1 +5 gives 8.", " 8"], "step_labels": [1.0, 0.0],
      "step_shares": [0.75, 0.0], "domain": "sums"},

@@ -11,8 +11,6 @@ from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.models import heads
 from posttrain_jax.stages import rerank as stage
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 def row(index, sample, answer, right, masked=False, **scores):
     return {

@@ -22,8 +22,6 @@ from posttrain_jax.models.heads import HeadConfig
 from posttrain_jax.policy import Text, save_policy
 from posttrain_jax.stages import reward_model as stage
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
-
 
 @pytest.fixture(scope="module")
 def text():

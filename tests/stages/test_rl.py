@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from posttrain_jax.rollout import checks, updates
 from posttrain_jax.stages import rl
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SIZES = {
     "rollout_size": 32, "batch_size": 16, "group_size": 4, "microbatches": 2, "steps": 6,
     "reference_every": 0, "inner_epochs": 1,

@@ -18,7 +18,6 @@ from posttrain_jax.stages import process_reward as process_stage
 from posttrain_jax.stages import reject
 from posttrain_jax.stages import search as stage
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 SETTINGS = {
     "data": {"sums": {"tasks": {"arithmetic": 1.0}, "count": 6}}, "beams": 4, "width": 2,
     "rounds": 3, "batch_size": 4, "prompt_length": 16, "max_step": 4, "max_new": 12, "workers": 1,

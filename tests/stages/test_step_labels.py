@@ -17,7 +17,6 @@ from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.stages import step_labels as stage
 from posttrain_jax.verifiers.judging.judge import Judge
 
-pytestmark = pytest.mark.usefixtures("quick_compile")
 NAN = float("nan")
 NOTHING = Steps(np.zeros(0, np.int32), 0, ())
 

@@ -1,0 +1,162 @@
+"""The host beside a queue: it tells of what has ended, and has calls answered while others go on.
+
+The host looks once a stretch of steps. Partners work in threads of their own; a sequence whose
+partner takes too long is told so and goes on, whatever becomes of the thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from posttrain_jax.api import Model, Params, Rollout
+from posttrain_jax.rollout import serving
+from posttrain_jax.rollout.continuous import Sizes, half
+from posttrain_jax.rollout.partners import Answer, Partner, Partners
+from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.serving import Answers, Served
+
+
+class Call(NamedTuple):
+    """A call that waits for its answer: since when, and how much its sequence had said."""
+
+    begun: float
+    place: int
+
+
+class Host:
+    """The conversations of a rollout.
+
+    Args:
+      examples: what each sequence answers.
+
+    Attributes:
+      broken: sequences whose partner failed.
+    """
+
+    def __init__(self, partners: Partners, examples: Sequence[Mapping[str, Any]], rules: Rules):
+        self.broken: set[int] = set()
+        self._partners, self._examples, self._rules = partners, examples, rules
+        self._opened: dict[int, Partner] = {}
+        self._calls: dict[int, Call] = {}
+        self._heard: dict[int, int] = {}
+        self._answers: queue.Queue[tuple[int, int, Answer | None]] = queue.Queue()
+
+    def ask(self, seen: Served) -> None:
+        """Have the calls of slots that wait answered."""
+        parked, sequences, places = jax.device_get((seen.parked_B, seen.sequence_B, seen.place_B))
+        (slots,) = np.nonzero(parked)
+        if not len(slots):
+            return
+        tokens_NC = np.asarray(seen.tokens_NC)
+        tokenizer, stops = self._partners.text.tokenizer, self._rules.sampling.stop
+        for slot in slots:
+            sequence, place = int(sequences[slot]), int(places[slot])
+            if sequence in self._calls:
+                continue
+            ids = tokens_NC[sequence, self._heard.get(sequence, 0) : place].tolist()
+            said = tokenizer.decode([t for t in ids if t != tokenizer.eos_id])
+            self._calls[sequence] = Call(time.monotonic(), place)
+            work = (sequence, place, said, ids[-1] in stops)
+            threading.Thread(target=self._reply, args=work, daemon=True).start()
+
+    def _reply(self, sequence: int, place: int, said: str, ended: bool) -> None:
+        try:
+            if sequence not in self._opened:
+                self._opened[sequence] = self._partners.open(self._examples[sequence])
+            answer = self._opened[sequence].reply(said, ended)
+        except Exception as error:  # a partner of the user's own must not end the rollout
+            ids = self._partners.text.tokenizer.encode(f"error: {type(error).__name__}")
+            answer = Answer(ids[: self._partners.longest], broken=True)
+        self._answers.put((sequence, place, answer))
+
+    def answers(self, most: int, wait: bool) -> Answers | None:
+        """Up to `most` answers that have come, if any; with `wait` it waits for the first."""
+        found: dict[int, Answer | None] = {}
+        while len(found) < most:
+            late = [s for s, c in self._calls.items() if self._left(c) <= 0 and s not in found]
+            for sequence in late[: most - len(found)]:
+                found[sequence] = self._partners.late
+            until = min((self._left(c) for c in self._calls.values()), default=0.0)
+            waits = wait and not found and until > 0
+            try:
+                sequence, place, answer = self._answers.get(waits, until if waits else None)
+            except queue.Empty:
+                if waits:
+                    continue
+                break
+            call = self._calls.get(sequence)
+            if sequence not in found and call is not None and call.place == place:
+                found[sequence] = answer
+        return self._packed(found, most) if found else None
+
+    def _left(self, call: Call) -> float:
+        return call.begun + self._partners.wait_seconds - time.monotonic()
+
+    def _packed(self, found: Mapping[int, Answer | None], most: int) -> Answers:
+        sequence_A = np.full(most, len(self._examples), np.int32)
+        tokens_AW = np.zeros((most, self._rules.inserts), np.int32)
+        length_A = np.zeros(most, np.int32)
+        for row, (sequence, answer) in enumerate(found.items()):
+            place = self._calls.pop(sequence).place
+            sequence_A[row] = sequence
+            if answer is None:
+                length_A[row] = -1
+                continue
+            if answer.broken:
+                self.broken.add(sequence)
+            length_A[row] = length = len(answer.ids)
+            tokens_AW[row, :length] = answer.ids
+            if length:
+                self._heard[sequence] = place + length
+        return Answers(*map(jnp.asarray, (sequence_A, tokens_AW, length_A)))
+
+    def close(self) -> None:
+        """End all conversations."""
+        for partner in self._opened.values():
+            partner.close()
+
+
+def roll_out(
+    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, *,
+    stretch: int, host: Host | None = None, look: Callable[[Served], None] = lambda seen: None,
+) -> Rollout:  # fmt: skip
+    """As `continuous.sample_queue`, in stretches of so many steps.
+
+    Args:
+      host: answers calls.
+      look: called between stretches while the device works on the next, last when all have ended.
+    """
+    params, steps = serving.layers_apart(params), jnp.int32(stretch)
+    state, count = serving.begin(model, asked, rules, sizes), sizes.slots
+    state, seen = serving.advance(model, params, asked, rules, sizes, state, steps)
+    try:
+        while not np.all(seen.ended_N):
+            if host is not None:
+                host.ask(seen)
+                wait = not bool(seen.busy)
+                while (answers := host.answers(sizes.slots, wait)) is not None:
+                    state, wait = serving.answer(state, rules, answers), False
+            queued, live = int(seen.queued), int(seen.live)
+            while not queued and half(count) and live <= half(count):
+                count = half(count)
+                state = serving.fewer(state, count, rules)
+            state, following = serving.advance(model, params, asked, rules, sizes, state, steps)
+            look(seen)
+            seen = following
+        look(seen)
+    finally:
+        if host is not None:
+            host.close()
+    rollout = serving.finish(state, asked, rules)
+    if host is None:
+        return rollout
+    sound = ~np.isin(np.arange(len(seen.ended_N)), sorted(host.broken))
+    return rollout._replace(sound_B=jnp.asarray(sound))

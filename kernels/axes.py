@@ -18,9 +18,18 @@ VOCAB_AXES = ("tensor",)
 
 def split_axes(axes: tuple[str, ...]) -> dict[str, int]:
     """Those of `axes` over which the current mesh partitions automatically -> their sizes."""
+    return _axes_of(AxisType.Auto, axes)
+
+
+def mapped_axes(axes: tuple[str, ...]) -> dict[str, int]:
+    """Those of `axes` over which an outer `shard_map` has split all arrays -> their sizes."""
+    return _axes_of(AxisType.Manual, axes)
+
+
+def _axes_of(kind: AxisType, axes: tuple[str, ...]) -> dict[str, int]:
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
-    return {a: mesh.shape[a] for a in axes if types.get(a) == AxisType.Auto and mesh.shape[a] > 1}
+    return {a: mesh.shape[a] for a in axes if types.get(a) == kind and mesh.shape[a] > 1}
 
 
 def dividing_axes(axes: tuple[str, ...], size: int) -> tuple[str, ...]:

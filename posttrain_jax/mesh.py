@@ -71,10 +71,16 @@ def shardings(mesh: Mesh, axes: Any) -> Any:
 
 
 def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
-    """Pin the sharding of an activation; does nothing where no mesh is set."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Pin the sharding of an activation; does nothing where no mesh is set.
+
+    Axes that an outer `shard_map` has mapped are left out: `x` is split over them already.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
         return x
-    return jax.lax.with_sharding_constraint(x, spec(*logical))
+    each = [(part,) if isinstance(part, str) else part or () for part in spec(*logical)]
+    left = (tuple(axis for axis in axes if axis not in mesh.manual_axes) for axes in each)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*left))
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -20,7 +20,7 @@ from posttrain_jax import optimizers, reward_model, train_state
 from posttrain_jax.api import Batch, Model, Params, Rollout
 from posttrain_jax.bench.flops import forward_flops
 from posttrain_jax.losses import dpo, sft
-from posttrain_jax.mesh import shard_rows
+from posttrain_jax.mesh import batch_shards, shard_rows
 from posttrain_jax.models import heads
 from posttrain_jax.rollout.collect import Sampled, Setting
 from posttrain_jax.rollout.continuous import PAGE, Work, plan_sizes, sample_queue
@@ -180,16 +180,18 @@ def _queue(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:
 def queue_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
     """All sequences of a queue, with a slot for one in sixteen."""
     placed, (asked, rules) = for_sampling(params, model, mesh), _queue(model, mesh, sizes)
-    holding = plan_sizes(sizes.slots, asked.prompts_PT.shape[0], rules)
+    ways = batch_shards(mesh)
+    holding = plan_sizes(sizes.slots // ways, asked.prompts_PT.shape[0] // ways, rules)
+    slots = holding.slots * ways
 
     def told(result: tuple[Rollout, Work]) -> dict[str, float]:
         work = jax.device_get(result[1])
         return {
             "steps_of_decoding": int(work.steps),
-            "occupancy": round(work.busy / work.steps / holding.slots, 3),
-            "occupancy_while_queued": round(work.full_busy / work.full_steps / holding.slots, 3),
+            "occupancy": round(work.busy / work.steps / slots, 3),
+            "occupancy_while_queued": round(work.full_busy / work.full_steps / slots, 3),
             "cache_share": round(holding.pages * PAGE / (holding.slots * sizes.max_new), 3),
-            "cache_used": round(work.most_pages * PAGE / (holding.slots * sizes.max_new), 3),
+            "cache_used": round(work.most_pages * PAGE / (slots * sizes.max_new), 3),
         }
 
     step = lambda: sample_queue(model, placed, asked, rules, holding)  # noqa: E731

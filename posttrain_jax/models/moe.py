@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from posttrain_jax.kernels import ragged_matmul
-from posttrain_jax.kernels.axes import BATCH_AXES, dividing_axes, split_axes
+from posttrain_jax.kernels.axes import BATCH_AXES, dividing_axes, mapped_axes, split_axes
 from posttrain_jax.mesh import AXES, RULES, spec
 from posttrain_jax.models.config import Experts
 from posttrain_jax.models.feed_forward import ACTIVATIONS, feed_forward
@@ -87,12 +87,13 @@ def mixture(layer: Any, y_BTD: jax.Array, recorded_BTA: jax.Array | None, restin
     if e.router == "sigmoid":
         bias_E = layer.weight("router_bias", (e.count,), (None,), nn.initializers.zeros)
     routes = route(e, logits_BTE, bias_E, recorded_BTA)
-    inwards = ((e.count, c.width, e.ffn), GATES, nn.initializers.normal(into))
+    own = e.count // mapped_axes(("expert",)).get("expert", 1)
+    inwards = ((own, c.width, e.ffn), GATES, nn.initializers.normal(into))
     matrices = (
         layer.weight("expert_gate", *inwards),
         layer.weight("expert_up", *inwards),
         layer.weight(
-            "expert_down", (e.count, e.ffn, c.width), DOWN,
+            "expert_down", (own, e.ffn, c.width), DOWN,
             nn.initializers.normal(e.ffn**-0.5 * back),
         ),
     )  # fmt: skip
@@ -148,11 +149,12 @@ def choose(e: Experts, scores_BTE) -> jax.Array:
 def apart(y_BTD, routes: Routes, matrices, activation: str, resting: bool) -> jax.Array:
     """The weighted sum of each token's experts -> [B, T, D], each device with its own experts."""
     work: Any = functools.partial(own_experts, activation=activation)
-    if not split_axes(AXES):
-        return work(y_BTD, routes.choice_BTA, routes.weight_BTA, *matrices, 0)
     expert, fsdp, tensor = RULES["experts"], RULES["embed"], RULES["ffn"]
+    mapped = bool(mapped_axes(("expert",)))  # rows and experts are split by an outer `shard_map`
+    if not mapped and not split_axes(AXES):
+        return work(y_BTD, routes.choice_BTA, routes.weight_BTA, *matrices, 0)
     rows = dividing_axes(BATCH_AXES, y_BTD.shape[0])
-    gather_tokens, gather_weights = expert in rows, resting and fsdp in rows
+    gather_tokens, gather_weights = mapped or expert in rows, resting and fsdp in rows
 
     def local(y, choice, weight, gate, up, down):
         if gather_weights:  # here and not at the border, so that gradients are scattered
@@ -170,10 +172,12 @@ def apart(y_BTD, routes: Routes, matrices, activation: str, resting: bool) -> ja
         return jax.lax.psum(out, tensor)
 
     by_row = PartitionSpec(rows)
-    home = [spec(*(None if n == "embed" and not gather_weights else n for n in names))
-            for names in (GATES, GATES, DOWN)]  # fmt: skip
-    mapped = jax.shard_map(local, in_specs=(by_row, by_row, by_row, *home), out_specs=by_row)
-    return mapped(y_BTD, routes.choice_BTA, routes.weight_BTA, *matrices)
+    whole = ("embed",) * (not gather_weights) + ("experts",) * mapped
+    home = [spec(*(None if n in whole else n for n in names)) for names in (GATES, GATES, DOWN)]
+    placed = jax.shard_map(
+        local, in_specs=(by_row, by_row, by_row, *home), out_specs=by_row, check_vma=not mapped
+    )
+    return placed(y_BTD, routes.choice_BTA, routes.weight_BTA, *matrices)
 
 
 def own_experts(y_BTD, choice_BTA, weight_BTA, gate_EDF, up_EDF, down_EFD, first, *, activation):

@@ -23,6 +23,7 @@ from posttrain_jax.models import lora
 from posttrain_jax.policy import Text
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.experience import Credit, Mix, equal_rewards, total_rewards
+from posttrain_jax.rollout.partners import Partners
 from posttrain_jax.rollout.prompts import Drawn, PromptStream
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Judges, Judging, Scored, score
@@ -39,6 +40,7 @@ class Setting(NamedTuple):
       frozen: the parameters that are not trained, if any; the reference policy has them too.
       value: the value model, where it is one of its own.
       teacher: whose student the policy is, if anyone's.
+      partners: who answers the policy's calls or turns, if anyone does.
     """
 
     config: Any
@@ -54,6 +56,7 @@ class Setting(NamedTuple):
     frozen: Params | None = None
     value: Model | None = None
     teacher: TeacherModel | None = None
+    partners: Partners | None = None
 
     def whole(self, params: Params) -> Params:
         """Trained parameters with the frozen ones."""
@@ -132,11 +135,14 @@ def _stream(setting: Setting, policy, prompts, sampling: Sampling, first: int, g
         prompts, mesh, tokenizer, sampling=sampling, seed=config.seed, first_uid=first,
         group_size=group_size, max_new=config.max_new, record_experts=config.router_replay,
         slots=config.slots, vocab_size=setting.model.config.vocab_size,
+        partners=setting.partners,
     )  # fmt: skip
     examples = [e for e in prompts.examples for _ in range(group_size)]
     judging = Judging(setting.judges.pool, examples[local_slice(job.asked.uids_B)])
     stretch, (model, params) = -(-config.max_new // config.looks), policy
     rollout = engine.stream(model, params, job, tokenizer, judging, stretch=stretch)
+    if rollout.sound_B is not None:
+        judging.sound_B &= local_rows(rollout.sound_B)
     return jax.block_until_ready(rollout), judging
 
 

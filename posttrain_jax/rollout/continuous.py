@@ -7,7 +7,8 @@
 A prompt is prefilled without its last token, which is the first that its group's slots decode: so
 there is no special first token, and no LM head in the prefill. The host has no part in it. What a
 sequence samples depends on (seed, uid, position) alone, so slots, pages and pools change nothing
-but time and memory. In stretches, for a host that looks or answers calls: serving.py.
+but time and memory. Each shard of the batch has a queue of its own (spread.py). In stretches, for a
+host that looks or answers calls: serving.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import Pool, unstack
-from posttrain_jax.rollout import draw_state, slots
+from posttrain_jax.rollout import draw_state, slots, spread
 from posttrain_jax.rollout.draw import Drawn, draw
 from posttrain_jax.rollout.request import Asked, Rules, begin
 from posttrain_jax.rollout.sampling import row_keys
@@ -34,7 +35,7 @@ FEWEST = 4
 
 
 class Sizes(NamedTuple):
-    """What holds the sequences; static.
+    """What holds the sequences of a shard of the batch; static.
 
     Attributes:
       slots: sequences that are decoded at once.
@@ -52,7 +53,7 @@ class Sizes(NamedTuple):
 
 
 def plan_sizes(slots: int, prompts: int, rules: Rules, share: float = 0.35) -> Sizes:
-    """Sizes for a queue of so many prompts.
+    """Sizes for a queue of so many prompts, all of a shard's.
 
     Args:
       slots: how many sequences to decode at once.
@@ -88,7 +89,7 @@ class State(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a rollout took.
+    """What a rollout took, all shards together; of steps those of the shard with the most.
 
     Attributes:
       steps: decode steps.
@@ -108,8 +109,15 @@ class Work(NamedTuple):
 def sample_queue(
     model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes
 ) -> tuple[Rollout, Work]:
-    """As `sampler.sample`, with no more than `sizes.slots` sequences at a time."""
-    params = unstack(params)
+    """As `sampler.sample`, with no more than `sizes.slots` sequences at a time on each shard."""
+    inside = lambda params, asked: _sample(model, unstack(params), asked, rules, sizes)  # noqa: E731
+    return spread.over_shards(inside, model, params, asked)
+
+
+def _sample(
+    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes
+) -> tuple[Rollout, Work]:
+    """The rollout of one shard's prompts, and the work of all shards."""
     state = empty(model, asked, rules, sizes)
     count = len(state.slots.live_B)
     state = serve(model, params, asked, rules, sizes, state, until=half(count))
@@ -118,7 +126,10 @@ def sample_queue(
         state = fewer(state, count, rules)
         state = serve(model, params, asked, rules, sizes, state, until=half(count))
     s = state.slots
-    work = Work(s.steps, s.busy, s.most_pages, full.steps, full.busy)
+    work = Work(
+        spread.largest(s.steps), spread.total(s.busy), spread.total(s.most_pages),
+        spread.largest(full.steps), spread.total(full.busy),
+    )  # fmt: skip
     return as_rollout(state.written, asked, rules), work
 
 
@@ -151,24 +162,31 @@ def serve(
     """
     last_P = asked.prompts_PT[:, -1]
 
-    def open_to(state: State) -> Array:
-        s = state.slots
+    def opening(s: Slots) -> Array:
         free = jnp.minimum(jnp.sum(~s.live_B), slots.free_pages(s))
         return (free >= sizes.threshold) & ((slots.waiting(s) > 0) | (slots.room(s) > 0))
+
+    def open_to(state: State) -> Array:
+        return spread.anywhere(opening(state.slots))
 
     def going_on(state: State) -> Array:
         s = state.slots
         more = (slots.queued(s) > 0) | (jnp.sum(s.live_B) > until)
-        if limit is None:
-            return more
-        return more & (s.steps < limit) & (jnp.any(slots.going(s)) | open_to(state))
+        if limit is not None:
+            more &= (s.steps < limit) & (jnp.any(slots.going(s)) | opening(s))
+        return spread.anywhere(more)
+
+    def decoding(state: State) -> Array:
+        return spread.anywhere(jnp.any(slots.going(state.slots)))
+
+    def lacking(state: State) -> Array:
+        s = state.slots
+        return spread.anywhere((slots.room(s) > 0) & (slots.waiting(s) < jnp.sum(~s.live_B)))
 
     def let_in(state: State) -> State:
         state = jax.lax.while_loop(
-            lambda state: (slots.room(state.slots) > 0)
-            & (slots.waiting(state.slots) < jnp.sum(~state.slots.live_B)),
-            lambda state: _prefill(model, params, asked, sizes, state), state,
-        )  # fmt: skip
+            lacking, lambda state: _prefill(model, params, asked, sizes, state), state
+        )
         before, after = state.slots, slots.admit(state.slots, last_P)
         slot = jnp.arange(len(before.live_B))
         row_B = jnp.minimum(after.sequence_B, len(asked.uids_B) - 1)
@@ -179,7 +197,7 @@ def serve(
     def turn(state: State) -> State:
         state = let_in(state)
         return jax.lax.while_loop(
-            lambda state: going_on(state) & jnp.any(slots.going(state.slots)) & ~open_to(state),
+            lambda state: going_on(state) & decoding(state) & ~open_to(state),
             lambda state: _step(model, params, asked, rules, state), state,
         )  # fmt: skip
 

@@ -55,7 +55,9 @@ NO_TABLES, NO_STATE = Tables(), State()
 """What there is where no option is used."""
 
 
-@functools.lru_cache(maxsize=16)
+_automaton = functools.lru_cache(maxsize=16)(token_automaton)
+
+
 def make_tables(tokenizer: Tokenizer, sampling: Sampling, vocab_size: int) -> Tables:
     """The tables of a sampler's settings, on the host; seconds for long strings.
 
@@ -65,12 +67,12 @@ def make_tables(tokenizer: Tokenizer, sampling: Sampling, vocab_size: int) -> Ta
     check_sampling(sampling, vocab_size)
     stop = call = close = None
     if sampling.stop_strings:
-        stop = token_automaton(tokenizer, sampling.stop_strings, vocab_size)
+        stop = _automaton(tokenizer, sampling.stop_strings, vocab_size)
     if sampling.call_strings:
-        call = token_automaton(tokenizer, sampling.call_strings, vocab_size, "call_strings")
+        call = _automaton(tokenizer, sampling.call_strings, vocab_size, "call_strings")
     if sampling.thinking:
         texts = (sampling.thinking.close,)
-        close = token_automaton(tokenizer, texts, vocab_size, "thinking.close")
+        close = _automaton(tokenizer, texts, vocab_size, "thinking.close")
     return Tables(stop, call, close)
 
 

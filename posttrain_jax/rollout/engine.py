@@ -15,9 +15,10 @@ from posttrain_jax.api import Model, Params, Rollout
 from posttrain_jax.data.chat import ChatTemplate, encode_prompt
 from posttrain_jax.data.examples import messages
 from posttrain_jax.data.tokenizer import Tokenizer
-from posttrain_jax.mesh import batch_shards, host_batch, is_axes, local_rows, spec
-from posttrain_jax.rollout import continuous, sampler
+from posttrain_jax.mesh import batch_shards, check_batch, host_batch, is_axes, local_rows, spec
+from posttrain_jax.rollout import continuous, conversations, sampler, serving
 from posttrain_jax.rollout.draw_state import make_tables
+from posttrain_jax.rollout.partners import Partners
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.row_settings import RowSettings
 from posttrain_jax.rollout.sampler import Seen
@@ -111,16 +112,27 @@ class Ended(NamedTuple):
     finished: np.ndarray
 
 
+STRETCH = 64
+"""Steps between two looks of the host at calls, where nothing else sets it: ours."""
+
+
 class Job(NamedTuple):
     """A rollout that is to be made; see `job`.
 
     Attributes:
-      sizes: of slots and pools, where sequences come from a queue; None: all are sampled at once.
+      sizes: of a shard's slots and pools, where sequences come from a queue; None: all are sampled
+        at once.
+      shown: the host may look at the queue while it is served.
+      partners: who answers calls; None: nobody.
+      examples: what each sequence answers, for partners.
     """
 
     asked: Asked
     rules: Rules
     sizes: continuous.Sizes | None = None
+    shown: bool = False
+    partners: Partners | None = None
+    examples: Sequence[Mapping[str, Any]] = ()
 
 
 def job(
@@ -137,6 +149,7 @@ def job(
     slots: int = 0,
     rows: RowSettings | None = None,
     vocab_size: int = 0,
+    partners: Partners | None = None,
 ) -> Job:
     """A group of completions for each prompt, asked for; row b has the uid `first_uid + b`.
 
@@ -147,34 +160,71 @@ def job(
       slots: how many sequences to decode at once, the others wait (continuous.py); 0: all.
       rows: settings of single rows, of `make_rows`.
       vocab_size: the model's, where it is not the tokenizer's.
+      partners: answer calls; sequences then come from a queue, of as many slots as there are
+        sequences where `slots` is 0.
 
     Raises:
-      ValueError: slots with a mesh that splits the batch, or with recorded experts; settings of
-        sampling that mean nothing, a stop string that no tokens spell.
+      ValueError: prompts or slots that the mesh can't split; a queue with recorded experts;
+        partners on a mesh that splits the batch; settings of sampling that mean nothing, a stop
+        string that no tokens spell.
     """
-    count = len(prompts.examples) * group_size
+    check_batch(mesh, "prompts of a rollout", len(prompts.examples))
+    count, ways = len(prompts.examples) * group_size, batch_shards(mesh)
+    queued = partners is not None or 0 < slots < count
+    _check_queue(mesh, slots, record_experts, partners is not None)
     uids = np.arange(count, dtype=np.uint32) + np.uint32(first_uid % 2**32)
     place = lambda array: host_batch(mesh, array.shape, lambda index: array[index])  # noqa: E731
     sampling = sampling._replace(stop=(*sampling.stop, tokenizer.eos_id))
-    rules = Rules(sampling, max_new, group_size, tokenizer.pad_id, record_experts)
+    inserts, turns = 0, False
+    if partners is not None:
+        inserts, turns = partners.longest, partners.turns
+        sampling = sampling._replace(call_strings=partners.call_strings)
+    rules = Rules(
+        sampling, max_new, group_size, tokenizer.pad_id, record_experts, inserts, turns
+    )  # fmt: skip
     asked = Asked(
         place(prompts.tokens), place(prompts.segments), jax.random.key(seed), place(uids),
         jax.tree.map(place, rows or RowSettings()),
         make_tables(tokenizer, sampling, vocab_size or tokenizer.vocab_size),
     )  # fmt: skip
-    if not 0 < slots < count:
+    if not queued:
         return Job(asked, rules)
-    if (ways := batch_shards(mesh)) > 1 or record_experts:
-        what = "router_replay=True" if record_experts else f"a mesh that splits the batch by {ways}"
-        raise ValueError(f"slots={slots} does not go with {what}: set slots=0")
-    return Job(asked, rules, continuous.plan_sizes(slots, len(prompts.examples), rules))
+    sizes = continuous.plan_sizes((slots or count) // ways, len(prompts.examples) // ways, rules)
+    examples = [e for e in prompts.examples for _ in range(group_size)]
+    return Job(asked, rules, sizes, ways == 1, partners, examples if partners else ())
+
+
+def _check_queue(mesh: Mesh, slots: int, record_experts: bool, answered: bool) -> None:
+    """Refuse what a queue can't do."""
+    if not slots and not answered:
+        return
+    check_batch(mesh, "slots", slots)
+    if record_experts:
+        raise ValueError(
+            f"slots={slots} (or a partner) does not go with router_replay=True: set one of them off"
+        )
+    if answered and (ways := batch_shards(mesh)) > 1:
+        raise ValueError(
+            f"partner: expected a mesh that does not split the batch, got one that splits it by "
+            f"{ways}: set config.mesh.data=1 and fsdp=1, or leave out the partner"
+        )
 
 
 def roll_out(model: Model, params: Params, job: Job) -> Rollout:
-    """The rollout of a job, by one call on the device."""
+    """The rollout of a job, by one call on the device, or with a host that answers calls."""
     if job.sizes is None:
         return sampler.sample(model, params, job.asked, job.rules)
-    return continuous.sample_queue(model, params, *job)[0]
+    if job.partners is None:
+        return continuous.sample_queue(model, params, job.asked, job.rules, job.sizes)[0]
+    return _serve(model, params, job, lambda seen: None, STRETCH)
+
+
+def _serve(model: Model, params: Params, job: Job, look, stretch: int) -> Rollout:
+    assert job.sizes is not None
+    host = job.partners and conversations.Host(job.partners, job.examples, job.rules)
+    return conversations.roll_out(
+        model, params, job.asked, job.rules, job.sizes, stretch=stretch, host=host, look=look
+    )
 
 
 def stream(
@@ -188,21 +238,27 @@ def stream(
 ) -> Rollout:
     """As `roll_out`; tells of sequences as they end, while the device goes on with the others.
 
-    Of those from a queue it tells when all have ended.
+    Of a queue on a mesh that splits the batch it tells when all have ended.
 
     Args:
       ended: called with this host's sequences that have ended; every one comes once.
       stretch: tokens between two looks of the host.
     """
-    strings = job.rules.sampling.stop_strings
-    if job.sizes is not None:
+    strings, told = job.rules.sampling.stop_strings, np.zeros(0, bool)
+    if job.sizes is not None and not job.shown:
         rollout = roll_out(model, params, job)
-        seen = _all_seen(rollout, job.rules)
-        _tell(seen, np.zeros(0, bool), tokenizer, ended, strings, last=True)
+        _tell(_all_seen(rollout, job.rules), told, tokenizer, ended, strings, last=True)
         return rollout
+    if job.sizes is not None:
+
+        def look(seen: serving.Served) -> None:
+            nonlocal told
+            given = Seen(seen.busy, ~seen.ended_N, *seen[4:7])
+            told = _tell(given, told, tokenizer, ended, strings)
+
+        return _serve(model, params, job, look, stretch)
     params, asked = sampler.layers_apart(params), (job.asked, job.rules)
     loop, seen = sampler.start(model, params, *asked)
-    told = np.zeros(0, bool)
     while bool(seen.more):
         loop, following = sampler.advance(model, params, loop, *asked, stretch=stretch)
         told = _tell(seen, told, tokenizer, ended, strings)

@@ -41,6 +41,9 @@ class Judging:
 
     Args:
       examples: what this host's rows answer, in row order.
+
+    Attributes:
+      sound_B: False where a row is left out of the loss whatever its verdicts.
     """
 
     def __init__(self, pool: Pool, examples: Sequence[Mapping[str, Any]]):
@@ -48,6 +51,7 @@ class Judging:
         self._parts: list[Part] = []
         self.examples = list(examples)
         self.responses = [""] * len(examples)
+        self.sound_B = np.ones(len(examples), bool)
 
     def __call__(self, ended: engine.Ended) -> None:
         told = []
@@ -66,6 +70,7 @@ class Judging:
         for place, row in zip(places, theirs, strict=True):
             self.examples[place] = other.examples[row]
             self.responses[place] = other.responses[row]
+            self.sound_B[place] = other.sound_B[row]
 
 
 def score(judges: Judges, judging: Judging, step: int, mesh: Mesh) -> Scored:
@@ -78,7 +83,7 @@ def score(judges: Judges, judging: Judging, step: int, mesh: Mesh) -> Scored:
       ValueError: a reward that is not finite, with the response that got it.
     """
     on_BW = applies(judges.terms, judging.examples, step)
-    columns, sound_B = [], np.ones(len(judging.responses), bool)
+    columns, sound_B = [], judging.sound_B.copy()
     for number, term in enumerate(judges.terms):
         if term.name in judges.models:
             scores, sound = ask(

@@ -39,6 +39,7 @@ from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr, read_ro
 from posttrain_jax.policy import Text, load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.engine import Prompts
+from posttrain_jax.rollout.partners import PARTNER, Partners, open_partners
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
 from posttrain_jax.stages.generate import lines
@@ -57,6 +58,8 @@ DEFAULTS = {
     "scorers": {},
     "samples": 4,
     **SAMPLING,
+    "partner": PARTNER,
+    "slots": 0,
     "batch_size": 64,
     "prompt_length": ...,
     "max_new": ...,
@@ -87,6 +90,7 @@ class Setting(NamedTuple):
     reference: tuple[Model, Params] | None
     judges: Mapping[str, Judge]
     sampling: Sampling
+    partners: Partners | None = None
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
@@ -117,7 +121,18 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
         judges = open_scorers(config.scorers.to_dict(), inputs, mesh, text)
         examples = load_examples(config.data, inputs, config.seed)
         prompts = engine.encode_prompts(examples, *text, config.prompt_length, config.system)
-        setting = Setting(config, mesh, text, pool, model, params, reference, judges, sampling)
+        setting = Setting(
+            config,
+            mesh,
+            text,
+            pool,
+            model,
+            params,
+            reference,
+            judges,
+            sampling,
+            open_partners(config.partner, text),
+        )
         batches = grade_all(setting, prompts, workdir, phases)
     metrics: dict[str, Any] = {}
     if process.index() == 0:
@@ -163,7 +178,8 @@ def grade_batch(
         rollout = engine.roll_out(setting.model, setting.params, engine.job(
             batch, setting.mesh, tokenizer, sampling=sampling, seed=config.seed,
             first_uid=first_uid, group_size=group, max_new=config.max_new,
-            vocab_size=setting.model.config.vocab_size,
+            vocab_size=setting.model.config.vocab_size, partners=setting.partners,
+            slots=config.slots,
         ))  # fmt: skip
         jax.block_until_ready(rollout)
     kl = np.zeros(len(local_rows(rollout.finished_B)))
@@ -265,6 +281,8 @@ def grade(
         column, sound = ask(judge, name, examples, texts, wanted)
         scored.append(column)
         valid = valid & sound
+    if rollout.sound_B is not None:
+        valid = valid & local_rows(rollout.sound_B)
     mask = local_rows(rollout.response_mask_BT)
     finished = local_rows(rollout.finished_B)
     answers = [find_answer(t) for t in texts]

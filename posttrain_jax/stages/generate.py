@@ -29,6 +29,7 @@ from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.judges import open_judges
+from posttrain_jax.rollout.partners import PARTNER, open_partners
 from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
 from posttrain_jax.verifiers.judging.judge import Judge, ask
 from posttrain_jax.verifiers.pool import Pool
@@ -38,6 +39,7 @@ DEFAULTS = {
     "system": "",
     "samples": ...,
     **SAMPLING,
+    "partner": PARTNER,
     "batch_size": 32,
     "slots": 0,
     "prompt_length": ...,
@@ -57,6 +59,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     check_batch(mesh, "batch_size", config.batch_size)
     part = workdir / f"part-{process.index()}.jsonl"
     sampling = open_sampling(config, text.tokenizer)
+    partners = open_partners(config.partner, text)
     verifiers = config.verifiers.to_dict()
     judged = {
         name: verifiers.pop(name) for name in sorted(verifiers) if "verifier" not in verifiers[name]
@@ -79,7 +82,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                         batch, mesh, text.tokenizer, sampling=sampling, seed=config.seed,
                         first_uid=index * config.batch_size * config.samples,
                         group_size=config.samples, max_new=config.max_new, slots=config.slots,
-                        vocab_size=model.config.vocab_size,
+                        vocab_size=model.config.vocab_size, partners=partners,
                     ))  # fmt: skip
                     jax.block_until_ready(rollout)
                 with phases("verify"):
@@ -136,6 +139,8 @@ def score(
     names = (*pool.names, *judges)
     lengths = local_rows(rollout.response_mask_BT).sum(axis=1)
     finished = local_rows(rollout.finished_B)
+    if rollout.sound_B is not None:
+        valid = valid & local_rows(rollout.sound_B)
     return [
         {
             **prompts.examples[owner], "response": text, "index": int(owner), "sample": int(sample),

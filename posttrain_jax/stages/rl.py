@@ -51,6 +51,7 @@ from posttrain_jax.rollout.checks import ESTIMATOR, check, updates_a_rollout
 from posttrain_jax.rollout.collect import Setting, collect, scores
 from posttrain_jax.rollout.experience import Credit, make_mix
 from posttrain_jax.rollout.judges import open_judges
+from posttrain_jax.rollout.partners import PARTNER, open_partners
 from posttrain_jax.rollout.prompts import NOTHING_DRAWN, Drawn, PromptStream
 from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
 from posttrain_jax.rollout.scoring import Judges, shown
@@ -81,6 +82,7 @@ DEFAULTS = {
     "looks": 4,
     "slots": 0,
     **SAMPLING,
+    "partner": PARTNER,
     "dynamic_sampling": 0,
     "max_off_policy_steps": 0,
     "aggregation": "seq_mean_token_mean",
@@ -136,6 +138,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
             config, mesh, text, model, judges, sampling,
             1.0 if sampling.truncated else config.temperature, make_credit(config),
             make_mix(terms), needs, frozen, value, teacher,
+            open_partners(config.partner, text),
         )  # fmt: skip
         stream = PromptStream(config, inputs, text)
         params, phases, last = train(setting, workdir, params, value_params, stream)

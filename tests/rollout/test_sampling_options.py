@@ -93,7 +93,8 @@ def test_forced_tokens_are_told_apart_and_texts_are_trimmed(made):
         if budget < 0:
             assert not len(places)
     assert forced_rows >= 3
-    whole, texts = engine.responses(rollout, TINY), engine.responses(rollout, TINY, ("a", "一"))
+    told = (rollout.tokens_BT, rollout.response_mask_BT, TINY)
+    whole, texts = engine.decode(*told), engine.decode(*told, ("a", "一"))
     stopped = [t for t in whole if "a" in t or "一" in t]
     assert stopped and not any("a" in t or "一" in t for t in texts)
     assert all(w.startswith(t) for w, t in zip(whole, texts, strict=True))

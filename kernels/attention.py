@@ -1,4 +1,4 @@
-"""Causal grouped-query attention within segments, and attention of one new token over a cache.
+"""Causal grouped-query attention within segments.
 
 Key `s` is visible to query `t` iff `s <= t` (by place in the row), `t - s < window` where there is
 a window, and both lie in the same segment. Values may be of another width than keys. Segment 0 is
@@ -187,29 +187,3 @@ def _scores(q_BKRH, k_BKSH, segments_BT, span: tuple[int, int, int], window: int
     segments_BR = jnp.tile(segments_BT[:, start:stop], (1, group))
     same_BRS = segments_BR[:, :, None] == segments_BT[:, None, first:stop]
     return jnp.where((visible_RS & same_BRS)[:, None], scores, MASKED)
-
-
-def decode_attention(
-    q_BNH: jax.Array,
-    k_BKHS: jax.Array,
-    v_BKSH: jax.Array,
-    valid_BS: jax.Array,
-    *,
-    scale: float | None = None,
-) -> jax.Array:
-    """One new token a row over its cache -> [B, N, H], H of the values.
-
-    Keys lie transposed ([H, S]): the product with a single query then runs along memory.
-
-    Args:
-      valid_BS: the places it sees.
-      scale: of the scores; default 1 / sqrt(H) of the keys.
-    """
-    batch, heads, width = q_BNH.shape
-    kv_heads = k_BKHS.shape[1]
-    q = q_BNH.reshape(batch, kv_heads, heads // kv_heads, width)
-    q = q * (width**-0.5 if scale is None else scale)
-    scores = jnp.einsum("BKGH,BKHS->BKGS", q, k_BKHS, preferred_element_type=jnp.float32)
-    scores = jnp.where(valid_BS[:, None, None], scores, MASKED)
-    probs = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype)
-    return jnp.einsum("BKGS,BKSH->BKGH", probs, v_BKSH).reshape(batch, heads, -1)

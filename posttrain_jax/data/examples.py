@@ -17,6 +17,7 @@ from typing import Any
 
 from posttrain_jax.api import Artifact
 from posttrain_jax.data import chat, procedural
+from posttrain_jax.data.inserted import encode_inserted
 from posttrain_jax.data.source import JsonlSource
 from posttrain_jax.data.tokenizer import Tokenizer
 
@@ -109,14 +110,25 @@ def target(example: Example) -> str:
 
 
 def encode_examples(
-    examples: Sequence[Example], tokenizer: Tokenizer, template: chat.ChatTemplate, system: str = ""
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    template: chat.ChatTemplate,
+    system: str = "",
+    results: Sequence[tuple[str, str]] = (),
 ) -> list[tuple[list[int], list[bool]]]:
-    """(tokens, loss mask) of each example's conversation; loss on the assistant's turn."""
+    """(tokens, loss mask) of each example's conversation; loss on the assistant's turn.
+
+    Args:
+      results: what tools said in that turn stands between the texts of one of these pairs.
+    """
     encoded = []
     for example in examples:
         try:
             turns = messages(example, target(example), system)
-            encoded.append(chat.encode_chat(tokenizer, template, turns))
+            if results:
+                encoded.append(encode_inserted(tokenizer, template, turns, results))
+            else:
+                encoded.append(chat.encode_chat(tokenizer, template, turns))
         except ValueError as error:
             raise ValueError(f"example {example.get('id')!r}: {error}") from error
     return encoded

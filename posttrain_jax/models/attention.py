@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from posttrain_jax.kernels import attention, decode_attention, paged_attention
+from posttrain_jax.kernels.decode import Prompts
 from posttrain_jax.kernels.paged import Where, write
 from posttrain_jax.models.rope import inverse_frequencies, local_frequencies, rope
 from posttrain_jax.models.sharing import Shared, fold, unfold
@@ -26,6 +27,7 @@ class Place(NamedTuple):
       local: whether the layer is local; a traced bool inside a scan over layers.
       filled: with a cache, how many of its places are taken.
       valid_BS: with a cache, the places that hold tokens, the new ones included.
+      valid_PW: with a cache behind prompts, theirs.
       where: with a `transformer.Pool`, which of its places are whose.
       shared: tokens and positions are folded (models/sharing.py), segments are not.
     """
@@ -35,6 +37,7 @@ class Place(NamedTuple):
     local: bool | jax.Array = False
     filled: jax.Array | int = 0
     valid_BS: jax.Array | None = None
+    valid_PW: jax.Array | None = None
     where: Where | None = None
     shared: Shared | None = None
 
@@ -44,7 +47,7 @@ def attend(layer: Any, y_BTD: jax.Array, place: Place, cache):
 
     Args:
       layer: gives the weights (`transformer.Layer`).
-      cache: None, or this layer's (k_BKHS, v_BKSH).
+      cache: None, or this layer's (k_BKHS, v_BKSH), and (k_PKHW, v_PKWH) of prompts.
     """
     c = layer.config
     into = nn.initializers.normal(c.width**-0.5)
@@ -79,20 +82,22 @@ def mix(q_BTNH, k_BTKH, v_BTKH, place: Place, cache, config):
         return among(q_BTNH, k_BTKH, v_BTKH, place, config), None
     if place.where is not None:
         return mix_paged(q_BTNH, k_BTKH, v_BTKH, place, cache, config)
-    k_BKHS, v_BKSH = cache
+    k_BKHS, v_BKSH, *prompts = cache
     put, filled = jax.lax.dynamic_update_slice, place.filled
     k_BKHS = put(k_BKHS, k_BTKH.transpose(0, 2, 3, 1).astype(k_BKHS.dtype), (0, 0, 0, filled))
     v_BKSH = put(v_BKSH, v_BTKH.transpose(0, 2, 1, 3).astype(v_BKSH.dtype), (0, 0, filled, 0))
     if q_BTNH.shape[1] > 1:
         return among(q_BTNH, k_BTKH, v_BTKH, place, config), (k_BKHS, v_BKSH)
-    assert place.valid_BS is not None
-    valid_BS = place.valid_BS
+    valid_BS, valid_PW = place.valid_BS, place.valid_PW
+    assert valid_BS is not None
     if config.window:
-        near = jnp.arange(valid_BS.shape[1]) > filled - config.window
-        valid_BS &= near | jnp.logical_not(place.local)
-    mixed = decode_attention(
-        q_BTNH[:, 0], k_BKHS, v_BKSH, valid_BS, scale=config.query_scale or None
-    )
+        near = lambda ahead: jnp.logical_not(place.local) | (ahead > filled - config.window)  # noqa: E731
+        valid_BS &= near(jnp.arange(valid_BS.shape[1]))
+        if valid_PW is not None:  # left-padded: they end where the cache begins
+            valid_PW &= near(jnp.arange(-valid_PW.shape[1], 0))
+    theirs = None if valid_PW is None else Prompts(prompts[0], prompts[1], valid_PW)
+    scale = config.query_scale or None
+    mixed = decode_attention(q_BTNH[:, 0], k_BKHS, v_BKSH, valid_BS, theirs, scale=scale)
     return mixed[:, None], (k_BKHS, v_BKSH)
 
 

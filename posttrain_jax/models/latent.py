@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from posttrain_jax.kernels import decode_attention, paged_attention
+from posttrain_jax.kernels.decode import Prompts
 from posttrain_jax.kernels.paged import write
 from posttrain_jax.models.attention import Place, in_rows
 from posttrain_jax.models.rope import inverse_frequencies, rope
@@ -32,7 +33,8 @@ def attend_latent(layer: Any, y_BTD: jax.Array, place: Place, cache):
 
     Args:
       layer: gives the weights (`transformer.Layer`).
-      cache: None, or this layer's (k_BKHS, v_BKSH) with K = 1, H = rank + rope_dim, and no values.
+      cache: None, or this layer's (k_BKHS, v_BKSH) with K = 1, H = rank + rope_dim, and no values;
+        and those of prompts.
     """
     c, sizes = layer.config, layer.config.latent
     scale = c.query_scale or (sizes.plain_dim + sizes.rope_dim) ** -0.5
@@ -46,15 +48,21 @@ def attend_latent(layer: Any, y_BTD: jax.Array, place: Place, cache):
         kept = jnp.concatenate([latent_BTC, key_BTH], axis=-1).swapaxes(1, 2)[:, None]
         if place.where is not None:
             return _paged(layer, kept, (plain_BTNH, turned_BTNH), kv_b, place, cache, scale)
+        k_BKHS, v_BKSH, *prompts = cache
         k_BKHS = jax.lax.dynamic_update_slice(
-            cache[0], kept.astype(cache[0].dtype), (0, 0, 0, place.filled)
+            k_BKHS, kept.astype(k_BKHS.dtype), (0, 0, 0, place.filled)
         )
-        cache = (k_BKHS, cache[1])
+        cache = (k_BKHS, v_BKSH)
         if y_BTD.shape[1] == 1:
             assert place.valid_BS is not None
             query_BTNH, to_value = _inward(layer, (plain_BTNH, turned_BTNH), kv_b)
+            theirs = None
+            if place.valid_PW is not None:
+                theirs = Prompts(prompts[0], _values(prompts[0], sizes.rank), place.valid_PW)
             query_BNH, values = query_BTNH[:, 0], _values(k_BKHS, sizes.rank)
-            mixed_BNC = decode_attention(query_BNH, k_BKHS, values, place.valid_BS, scale=scale)
+            mixed_BNC = decode_attention(
+                query_BNH, k_BKHS, values, place.valid_BS, theirs, scale=scale
+            )
             return jnp.einsum("BNC,CNH->BNH", mixed_BNC, to_value)[:, None], cache
     made_BTNH = layer.project("BTC,CNH->BTNH", latent_BTC, *kv_b)
     keys, values = jnp.split(made_BTNH, [sizes.plain_dim], axis=-1)

@@ -18,7 +18,8 @@ def rope(x_BTNH: jax.Array, positions_BT: jax.Array, inverse: jax.Array, factor:
       factor: what sin and cos are multiplied with (YaRN's attention factor).
     """
     angle = positions_BT[:, :, None, None].astype(jnp.float32) * inverse
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
+    # XLA on CPU would work them out anew for each of the heads.
+    sin, cos = jax.lax.optimization_barrier((jnp.sin(angle), jnp.cos(angle)))
     if factor != 1.0:
         sin, cos = sin * factor, cos * factor
     a, b = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)

@@ -51,12 +51,15 @@ class Cache(NamedTuple):
         a part of the keys: `v_BKSH` have no width.
       segments_BS: 0 where nothing was written (or padding was).
       filled: how many places are; the next tokens go there, the same for every row.
+      prompts: what stands before, if anything does: left-padded rows, each that of B / P rows here
+        one after the other. It is read, and not written.
     """
 
     k_BKHS: tuple[jax.Array, ...]
     v_BKSH: tuple[jax.Array, ...]
     segments_BS: jax.Array
     filled: jax.Array
+    prompts: Cache | None = None
 
 
 class Pool(NamedTuple):
@@ -267,14 +270,32 @@ def _entered(place: Place, cache):
         return place._replace(where=cache.where), cache
     start = (0, cache.filled)
     segments = jax.lax.dynamic_update_slice(cache.segments_BS, place.segments_BT, start)
-    place = place._replace(filled=cache.filled, valid_BS=segments != 0)
+    valid_PW = cache.prompts.segments_BS != 0 if cache.prompts else None
+    place = place._replace(filled=cache.filled, valid_BS=segments != 0, valid_PW=valid_PW)
     filled = cache.filled + place.segments_BT.shape[1]
     return place, cache._replace(segments_BS=segments, filled=filled)
 
 
 def _arrays(cache) -> tuple[tuple[jax.Array, ...], ...]:
     """What a cache has of each layer."""
-    return cache[:4] if isinstance(cache, Pool) else cache[:2]
+    if isinstance(cache, Pool):
+        return cache[:4]
+    return (*cache[:2], *cache.prompts[:2]) if cache.prompts else cache[:2]
+
+
+def first_places(cache: Cache, length: int) -> Cache:
+    """The cache cut to its first places."""
+    return cache._replace(
+        k_BKHS=tuple(k[..., :length] for k in cache.k_BKHS),
+        v_BKSH=tuple(v[:, :, :length] for v in cache.v_BKSH),
+        segments_BS=cache.segments_BS[:, :length],
+    )
+
+
+def put_back(cache: Cache, first: Cache) -> Cache:
+    """The cache with what became of its `first_places`."""
+    put = lambda x, new: jax.lax.dynamic_update_slice(x, new, (0,) * x.ndim)  # noqa: E731
+    return jax.tree.map(put, cache, first)
 
 
 def _head_VD(config: ModelConfig, params: Params) -> jax.Array:
@@ -318,10 +339,15 @@ def _init_cache(config: ModelConfig, batch: int, length: int) -> Cache:
     heads, width, values = config.kv_heads, config.head_dim, config.head_dim
     if config.latent:
         heads, width, values = 1, config.latent.rank + config.latent.rope_dim, 0
-    shape_k, shape_v = (batch, heads, width, length), (batch, heads, length, values)
+    split = ("batch", None if config.latent else "kv_heads", None, None)
+
+    def empty(*shape: int):
+        zeros = (jnp.zeros((batch, heads, *shape), config.dtype) for _ in range(config.layers))
+        return tuple(constrain(x, *split) for x in zeros)
+
     return Cache(
-        tuple(jnp.zeros(shape_k, config.dtype) for _ in range(config.layers)),
-        tuple(jnp.zeros(shape_v, config.dtype) for _ in range(config.layers)),
+        empty(width, length),
+        empty(length, values),
         jnp.zeros((batch, length), jnp.int32),
         jnp.int32(0),
     )

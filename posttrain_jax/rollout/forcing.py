@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from posttrain_jax.api import Array
+from posttrain_jax.data.inserted import encode_inner
 from posttrain_jax.data.token_automaton import FOUND, START, TokenAutomaton
 from posttrain_jax.data.tokenizer import Tokenizer
 from posttrain_jax.rollout.stop_strings import advance, completing
@@ -103,12 +104,6 @@ def make_thinking(
         )
     inner = lambda text: tuple(encode_inner(tokenizer, text))  # noqa: E731
     return Thinking(close, budget, inner(end), waits, inner(wait), min_tokens)
-
-
-def encode_inner(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The tokens of a text inside of another: SentencePiece puts no space before it."""
-    special, *ids = tokenizer.encode(tokenizer.eos_token + text)
-    return ids if special == tokenizer.eos_id else tokenizer.encode(text)
 
 
 def check_thinking(thinking: Thinking, vocab_size: int) -> None:

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from posttrain_jax.data.inserted import encode_inner
 from posttrain_jax.data.tokenizer import Tokenizer
 from posttrain_jax.policy import Text
-from posttrain_jax.rollout.forcing import encode_inner
 from posttrain_jax.verifiers import environments
 from posttrain_jax.verifiers.tool_calls import ToolCall, find_calls
 from posttrain_jax.verifiers.tools import Tool, ToolResult, open_tool

@@ -1,9 +1,9 @@
 """The sampler: one jitted call that prefills each prompt once and decodes until all are done.
 
-Prompts are left-padded to one width, so every row writes its cache at the same place. The cache
-of a prompt is made once and fanned out to its group. A token depends on (seed, sequence uid,
-position) only. `start` and `advance` are the same in stretches, for a host that wants to see
-sequences as they end. Left out here: refilling finished rows, paging, tools.
+Prompts are left-padded to one width, so every row writes its cache at the same place. The keys and
+values of a prompt are made once, and read once a token for its whole group. A token depends on
+(seed, sequence uid, position) only. `start` and `advance` are the same in stretches, for a host
+that wants to see sequences as they end. Left out here: refilling finished rows, paging, tools.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from posttrain_jax.api import Array, Model, Params, Rollout, Routing
 from posttrain_jax.mesh import constrain
-from posttrain_jax.models.transformer import Cache, unstack
+from posttrain_jax.models.transformer import Cache, first_places, put_back, unstack
 from posttrain_jax.rollout.draw import draw
 from posttrain_jax.rollout.draw_state import State
 from posttrain_jax.rollout.request import Asked, Rules, begin
@@ -42,19 +42,6 @@ class Loop(NamedTuple):
     written: Written
     draw: State
     experts_BTLA: Array | None = None
-
-
-def fan_out(cache: Cache, group_size: int, length: int) -> Cache:
-    """Repeat each prompt's cache for its group and make room for `length` places in all."""
-    room = length - cache.segments_BS.shape[1]
-    wide = lambda x, pads: jnp.repeat(jnp.pad(x, pads), group_size, axis=0)  # noqa: E731
-    none = (0, 0)
-    return Cache(
-        tuple(wide(k, (none, none, none, (0, room))) for k in cache.k_BKHS),
-        tuple(wide(v, (none, none, (0, room), none)) for v in cache.v_BKSH),
-        wide(cache.segments_BS, (none, (0, room))),
-        cache.filled,
-    )
 
 
 class Seen(NamedTuple):
@@ -137,7 +124,7 @@ def _draw(model: Model, params: Params, hidden_BD, loop: Loop, asked: Asked, rul
 
 
 def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
-    """Each prompt once, its cache fanned out to its group, and the first token of every row."""
+    """Each prompt once, an empty cache for each row behind it, and every row's first token."""
     prompts, width = asked.prompts_PT.shape
     rows, new = prompts * rules.group_size, rules.max_new
     hidden_PTD, cache, routing = model.routed(
@@ -157,7 +144,7 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
         place=jnp.int32(0),
         token_B=jnp.zeros((rows,), jnp.int32),
         live_B=jnp.ones((rows,), bool),
-        cache=fan_out(cache, rules.group_size, width + new),
+        cache=model.init_cache(rows, new)._replace(prompts=cache),
         written=blank(asked, rules),
         draw=begin(model, asked, rules),
         experts_BTLA=experts,
@@ -167,9 +154,13 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
 
 
 def _decode(model: Model, params: Params, loop: Loop, asked: Asked, rules: Rules, until) -> Loop:
-    """Decode until all rows have `until` tokens (`max_new` at most) or have ended."""
+    """Decode until all rows have `until` tokens (`max_new` at most) or have ended.
+
+    A step reads all places of a cache, so the first half of a completion has a cache half as long:
+    a loop of its own to compile. More and shorter ones gain less than their compilation costs.
+    """
     length_B = _lengths(asked, rules)
-    until, width = jnp.minimum(until, rules.max_new), asked.prompts_PT.shape[1]
+    width = asked.prompts_PT.shape[1]
 
     def step(loop: Loop) -> Loop:
         hidden_BTD, cache, routing = model.routed(
@@ -186,8 +177,13 @@ def _decode(model: Model, params: Params, loop: Loop, asked: Asked, rules: Rules
             loop = loop._replace(experts_BTLA=experts)
         return _draw(model, params, hidden_BTD[:, 0], loop, asked, rules)
 
-    more = lambda loop: (loop.place < until) & jnp.any(loop.live_B)  # noqa: E731
-    return jax.lax.while_loop(more, step, loop)
+    for room in (-(-rules.max_new // 2), rules.max_new):
+        end, cache = jnp.minimum(until, room), loop.cache
+        more = lambda loop, end=end: (loop.place < end) & jnp.any(loop.live_B)  # noqa: E731
+        loop = loop._replace(cache=first_places(cache, room))
+        loop = jax.lax.while_loop(more, step, loop)
+        loop = loop._replace(cache=put_back(cache, loop.cache))
+    return loop
 
 
 def _known(routing: Routing, real_BT: Array) -> Array:

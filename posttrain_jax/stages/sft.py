@@ -4,7 +4,8 @@ The normalisation is the mean over all loss tokens of the batch. Data that doesn
 `length` is left out and counted. Where the policy comes from a file, not from an earlier stage,
 put an `import` stage before this one. With `lora.rank` above 0 adapters are trained, over weights
 that stay as they are (models/lora.py). Other stages on packed conversations are this one with
-another `Lesson` (stages/distill.py).
+another `Lesson` (stages/distill.py). What tools said within a response stands between the texts of
+a pair in `results`, and is not learnt.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from posttrain_jax.policy import (
 DEFAULTS = {
     "data": {},
     "system": "",
+    "results": (),
     "length": ...,
     "batch_size": ...,
     "microbatches": 1,
@@ -114,7 +116,7 @@ def load_rows(
 ) -> tuple[Rows, dict[str, Any]]:
     """The packed conversations of `config.data`, and how many there are and were left out."""
     examples = load_examples(config.data, inputs, config.seed)
-    sequences = encode_examples(examples, *text, config.system)
+    sequences = encode_examples(examples, *text, config.system, config.results)
     rows, dropped = pack(sequences, config.length, text.tokenizer.pad_id)
     return rows, {"examples": len(examples), "rows": len(rows.tokens), "dropped": dropped}
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from posttrain_jax.data.inserted import encode_inner
 from posttrain_jax.data.token_automaton import token_automaton
 from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.data.tokenizers import sentencepiece_proto as proto
@@ -16,7 +17,6 @@ from posttrain_jax.rollout.forcing import (
     Thinking,
     barred,
     check_thinking,
-    encode_inner,
     make_thinking,
     settle,
     start_forced,

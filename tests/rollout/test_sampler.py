@@ -6,6 +6,7 @@ import pytest
 
 from posttrain_jax import train_state
 from posttrain_jax.api import Batch
+from posttrain_jax.models.config import Latent
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling, waits
@@ -161,11 +162,33 @@ def test_a_stop_token_in_the_last_place_counts_as_finished(small, rollout):
     np.testing.assert_array_equal(out.tokens_BT, rollout.tokens_BT[:, : WIDTH + room])
 
 
-def test_the_trainer_sees_the_log_probs_that_the_sampler_wrote(small, rollout):
+def trained_alike(small, rollout, start):
+    """The trainer's log-probs are those that the sampler wrote."""
     batch = Batch(
         rollout.tokens_BT, rollout.positions_BT, rollout.segments_BT, rollout.completion_mask_BT
     )
     mask = rollout.completion_mask_BT
-    for start in (1, WIDTH):
-        logp = np.asarray(train_state.logprobs(small.model, small.params, batch, start=start))
-        np.testing.assert_allclose(logp[mask], rollout.model_logp_BT[mask], atol=1e-4)
+    logp = np.asarray(train_state.logprobs(small.model, small.params, batch, start=start))
+    np.testing.assert_allclose(logp[mask], rollout.model_logp_BT[mask], atol=1e-4)
+
+
+@pytest.mark.parametrize("start", [1, WIDTH])
+def test_the_trainer_sees_the_log_probs_that_the_sampler_wrote(small, rollout, start):
+    trained_alike(small, rollout, start)
+
+
+LATENT = Latent(query_rank=0, rank=5, plain_dim=6, rope_dim=4, value_dim=7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"window": 3, "global_every": 2}, {"window": 8, "global_every": 2},
+     {"latent": LATENT, "kv_heads": 4}],
+)  # fmt: skip
+def test_so_it_does_of_windows_that_end_in_prompt_and_completion_and_of_latent_attention(
+    make_small, changes
+):
+    other = make_small(1, **changes)
+    rollout = jax.device_get(run(other, sampling=Sampling()))
+    assert rollout.completion_mask_BT[:, WIDTH:].all()
+    trained_alike(other, rollout, WIDTH)

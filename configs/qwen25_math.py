@@ -9,12 +9,11 @@ it in reinforcement learning.
   posttrain run qwen25_math.py           tiny: everything from random weights
   posttrain run qwen25_math.py:dpo_ppo   tiny, as second-hand accounts tell it: SFT, DPO, then PPO
                                          on math and general prompts. QM has no DPO and no PPO
+  posttrain run qwen25_math.py:tir       tiny, with an interpreter: products too large for the head
   posttrain plan qwen25_math.py:72b      the published sizes
 
-Missing at the published sizes: tool-integrated reasoning in rollouts (QM, sections 3.1.2 and 3).
-The sampler calls no Python interpreter, so RL and evaluation reason in words alone, and there are
-no tool tokens to mask. SFT does train on the integrated solutions: a row is one turn, with what the
-tool said in its `messages`, out of the loss.
+RL and evaluation call the Python interpreter in the middle of a response (QM, sections 3.1.2 and
+3); what it says is masked out of the loss, in SFT too.
 """
 
 from ml_collections import ConfigDict
@@ -36,9 +35,11 @@ SIZES = {  # model, learning rates of SFT (QM, section 3.1) and of RL (section 3
     "7b": ("qwen2:2.5-math-7b", "Qwen2.5-Math-7B", 2e-5, 1e-5),
     "72b": ("qwen2:2.5-math-72b", "Qwen2.5-Math-72B", 5e-6, 5e-6),
 }
-PRESETS = ("tiny", "dpo_ppo", *SIZES)
+PRESETS = ("tiny", "dpo_ppo", "tir", *SIZES)
 
 STOPS = (".", "。")
+RESULT = ("\n```output\n", "\n```\n")  # what the interpreter's words stand between
+INTERPRETER = {"partner": {"tools": {"python": {"cpu_s": 2.0}}, "answer_length": 32}, "slots": 32}
 SCORERS = {
     "outcome": {"reward_model": "outcome"},
     "process": {"reward_model": "process", "transform": "product"},  # PRM, section 2
@@ -49,7 +50,9 @@ SCORERS = {
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe at one of its scales."""
     name = preset(arg, default="tiny", choices=PRESETS)
-    config = published(name) if name in SIZES else {"tiny": tiny, "dpo_ppo": dpo_ppo}[name]()
+    config = (
+        published(name) if name in SIZES else {"tiny": tiny, "dpo_ppo": dpo_ppo, "tir": tir}[name]()
+    )
     config |= {
         "recipe": "qwen25_math",
         "preset": name,
@@ -275,6 +278,48 @@ def dpo_ppo() -> dict:
     )  # fmt: skip
     stages = {name: (policies | data)[name] for name in order}
     return TEXT | evaluated(stages, policies, EVALUATION)
+
+
+def tir() -> dict:
+    """Tool-integrated reasoning: SFT on worked programs, then GRPO with the interpreter; all ours.
+
+    The task can't be done without it: products of two numbers up to 999.
+    """
+    window = {"prompt_length": 20, "max_new": 80}
+    products = {"tasks": {"calculation": 1.0}}
+    policies = {
+        "base": BASE,
+        "tir_sft": {
+            "kind": "sft",
+            "inputs": {"policy": "base"},
+            "data": {"worked": products | {"count": 2048}},
+            "results": (RESULT,),
+            "length": 104,
+            "batch_size": 32,
+            "steps": 100,
+            "lr": 1e-3,
+        },
+        "tir_grpo": window
+        | INTERPRETER
+        | {
+            "kind": "rl",
+            "inputs": {"policy": "tir_sft"},
+            "prompts": {"products": {"data": {"tasks": products | {"count": 2048}}}},
+            "rewards": {"accuracy": {"verifier": "task_answer"}},
+            "group_size": 8,
+            "batch_size": 64,
+            "rollout_size": 128,
+            "lr": 2e-4,
+            "steps": 40,
+        },
+    }
+    held = products | {"split": "heldout", "count": 128}
+    evaluation = EVALUATION | window | INTERPRETER | {"data": {"products": held}}
+    export = {"kind": "export", "inputs": {"policy": "tir_grpo"}}
+    stages = evaluated(policies | {"export": export}, policies, evaluation)["stages"]
+    # The same policy where nobody answers its calls.
+    stages["eval_alone"] = evaluation | {"partner": {}, "inputs": {"policy": "tir_grpo"}}
+    return TEXT | {"stages": stages, "order": tuple(stages)}
 
 
 def shaped(verifier: str) -> dict:

@@ -14,6 +14,7 @@ anything starts, and each can be overridden on the command line. No jax, directl
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -74,6 +75,11 @@ def resolve(
     for name in tree["order"]:
         _check_given(tree["stages"].get(name, {}), f"stages.{name}")
     return tree
+
+
+def defaults_of(kind: str) -> dict[str, Any]:
+    """The settings of a kind of stage, to be changed."""
+    return copy.deepcopy(stage_defaults(PACKAGE / "stages" / f"{kind}.py") or {})
 
 
 @cache

@@ -5,7 +5,6 @@ Nothing is padded and nothing ends early, so that tokens a second are those of t
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Scored
 from posttrain_jax.rollout.updates import begin, learn, prepare
+from posttrain_jax.settings import defaults_of
 from posttrain_jax.stages import rl
 
 MICROBATCHES = 8
@@ -230,7 +230,7 @@ def _learning(
 ) -> Callable[[], Any]:
     """One pass of the RL stage's loop, but for prompts and verifiers: a reward is of tokens."""
     rows = sizes.prompts * sizes.group
-    config = ConfigDict(copy.deepcopy(rl.DEFAULTS) | {
+    config = ConfigDict(defaults_of("rl") | {
         "seed": 0, "group_size": sizes.group, "rollout_size": rows, "batch_size": rows,
         "microbatches": MICROBATCHES, "prompt_length": sizes.prompt_len, "max_new": sizes.max_new,
         "steps": 1, "lr": 1e-6, "aggregation": "token_mean_global", **settings,

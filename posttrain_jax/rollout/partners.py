@@ -23,16 +23,6 @@ from posttrain_jax.verifiers import environments
 from posttrain_jax.verifiers.tool_calls import ToolCall, find_calls
 from posttrain_jax.verifiers.tools import Tool, ToolResult, open_tool
 
-PARTNER = {
-    "tools": {},
-    "calls": "inline",
-    "environment": {},
-    "max_answers": 8,
-    "answer_length": 128,
-    "wait_seconds": 60.0,
-}
-"""Settings of a stage: answers in a conversation, tokens of an answer, and how long the host waits
-for one; all ours."""
 FENCED = ("python",)
 REMOVED = "[removed]"
 
@@ -81,7 +71,7 @@ def open_partners(config: Mapping[str, Any], text: Text) -> Partners | None:
     """The partners that the settings ask for, if they do.
 
     Args:
-      config: as `PARTNER`.
+      config: `partner` of stages/_sampling.py.
 
     Raises:
       ValueError: an unknown tool or environment, settings that mean nothing or don't go together,
@@ -101,7 +91,7 @@ def open_partners(config: Mapping[str, Any], text: Text) -> Partners | None:
     for name, options in tools.items():
         open_tool(name, **options).close()
     inline = bool(tools) and config["calls"] == "inline"
-    role = "tool" if tools else "user"
+    role = None if inline else "tool" if tools else "user"
     frames = Frames(text, config["answer_length"], role)
     late = frames.result if inline else frames.turn
 
@@ -121,14 +111,17 @@ class Frames:
     """Puts answers into the form that the policy reads, in at most `longest` tokens.
 
     Args:
-      role: of an answer that is a turn of its own.
+      role: of answers that are turns of their own; None: they are not.
 
     Raises:
-      ValueError: the form alone takes that many.
+      ValueError: the form alone takes that many, or the template has none.
     """
 
-    def __init__(self, text: Text, longest: int, role: str):
+    def __init__(self, text: Text, longest: int, role: str | None):
         self.text, self.longest = text, longest
+        if role is None:
+            self.result("", fenced=True)
+            return
         asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
         before = text.template.render(asked)
         mark = "#0#"

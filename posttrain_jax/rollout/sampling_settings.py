@@ -8,33 +8,9 @@ from posttrain_jax.data.tokenizer import Tokenizer
 from posttrain_jax.rollout.forcing import QWEN3_END, Thinking, make_thinking
 from posttrain_jax.rollout.sampling import Sampling, check_sampling
 
-SAMPLING = {
-    "temperature": 1.0,
-    "top_k": 0,
-    "top_p": 1.0,
-    "min_p": 0.0,
-    "sampling": {
-        "repetition_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
-        "logit_bias": (),
-        "min_new": 0,
-        "stop_strings": (),
-        "thinking": {
-            "close": "</think>",
-            "budget": -1,
-            "end": QWEN3_END,
-            "waits": 0,
-            "wait": "Wait",
-            "min_tokens": 0,
-        },
-    },
-}
-"""Of every stage that samples; a budget of -1 is none."""
-
 
 def open_sampling(config: Any, tokenizer: Tokenizer) -> Sampling:
-    """The `Sampling` of a stage with the settings `SAMPLING`.
+    """The `Sampling` of a stage with the settings of stages/_sampling.py.
 
     Raises:
       ValueError: a setting that means nothing, or that the tokenizer can't follow.
@@ -56,4 +32,5 @@ def _thinking(config: Any, tokenizer: Tokenizer) -> Thinking | None:
     if config.budget < 0 and not config.waits and not config.min_tokens:
         return None
     budget = None if config.budget < 0 else config.budget
-    return make_thinking(tokenizer, **{**config.to_dict(), "budget": budget})
+    given = {**config.to_dict(), "budget": budget, "end": config.end or QWEN3_END}
+    return make_thinking(tokenizer, **given)

@@ -39,9 +39,9 @@ from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr, read_ro
 from posttrain_jax.policy import Text, load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.engine import Prompts
-from posttrain_jax.rollout.partners import PARTNER, Partners, open_partners
+from posttrain_jax.rollout.partners import Partners, open_partners
 from posttrain_jax.rollout.sampling import Sampling
-from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
+from posttrain_jax.rollout.sampling_settings import open_sampling
 from posttrain_jax.stages.generate import lines
 from posttrain_jax.stages.rerank import open_scorers
 from posttrain_jax.verifiers import tags
@@ -50,23 +50,23 @@ from posttrain_jax.verifiers.judging.judge import Judge, ask
 from posttrain_jax.verifiers.language import count_words
 from posttrain_jax.verifiers.pool import Pool
 
-DEFAULTS = {
-    "data": {},
-    "system": "",
-    "verifier": "task_answer",
-    "verifier_options": {},
-    "scorers": {},
-    "samples": 4,
-    **SAMPLING,
-    "partner": PARTNER,
-    "slots": 0,
-    "batch_size": 64,
-    "prompt_length": ...,
-    "max_new": ...,
-    "model_options": {},
-    "workers": 2,
-    "shown_samples": 16,
-}
+DEFAULTS = (
+    "_sampling",  # these settings, and
+    {
+        "data": {},
+        "system": "",
+        "verifier": "task_answer",
+        "verifier_options": {},
+        "scorers": {},
+        "samples": 4,
+        "batch_size": 64,
+        "prompt_length": ...,
+        "max_new": ...,
+        "model_options": {},
+        "workers": 2,
+        "shown_samples": 16,
+    },
+)
 GRADED = "graded.jsonl"
 """The graded batches of an evaluation that is not done."""
 ABOUT = ("id", "kind", "task", "source", "domain", "language")

@@ -29,25 +29,25 @@ from posttrain_jax.policy import load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rewards import make_terms
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.judges import open_judges
-from posttrain_jax.rollout.partners import PARTNER, open_partners
-from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
+from posttrain_jax.rollout.partners import open_partners
+from posttrain_jax.rollout.sampling_settings import open_sampling
 from posttrain_jax.verifiers.judging.judge import Judge, ask
 from posttrain_jax.verifiers.pool import Pool
 
-DEFAULTS = {
-    "data": {},
-    "system": "",
-    "samples": ...,
-    **SAMPLING,
-    "partner": PARTNER,
-    "batch_size": 32,
-    "slots": 0,
-    "prompt_length": ...,
-    "max_new": ...,
-    "verifiers": {},
-    "model_options": {},
-    "workers": 2,
-}
+DEFAULTS = (
+    "_sampling",  # these settings, and
+    {
+        "data": {},
+        "system": "",
+        "samples": ...,
+        "batch_size": 32,
+        "prompt_length": ...,
+        "max_new": ...,
+        "verifiers": {},
+        "model_options": {},
+        "workers": 2,
+    },
+)
 
 
 def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:

@@ -51,58 +51,65 @@ from posttrain_jax.rollout.checks import ESTIMATOR, check, updates_a_rollout
 from posttrain_jax.rollout.collect import Setting, collect, scores
 from posttrain_jax.rollout.experience import Credit, make_mix
 from posttrain_jax.rollout.judges import open_judges
-from posttrain_jax.rollout.partners import PARTNER, open_partners
+from posttrain_jax.rollout.partners import open_partners
 from posttrain_jax.rollout.prompts import NOTHING_DRAWN, Drawn, PromptStream
-from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
+from posttrain_jax.rollout.sampling_settings import open_sampling
 from posttrain_jax.rollout.scoring import Judges, shown
 from posttrain_jax.rollout.updates import begin, copy, learn, minibatches, prepare
 from posttrain_jax.teacher import open_teacher
 from posttrain_jax.verifiers.pool import Pool
 
-DEFAULTS = {
-    "prompts": {},
-    "system": "",
-    "rewards": {},
-    "no_eos": {"mode": "none", "value": 0.0},
-    "kl_in_reward": {"coef": 0.0, "estimator": "k1", "log_bound": 40.0, "bound": 0.0},
-    "advantage": {},
-    "loss": "grpo",
-    "loss_options": {},
-    "entropy_control": {"target": 0.0, "step": 0.005},
-    "value": {"lr": 0.0, "coef": 0.1, "optimizer": {}, "loss_options": {}},
-    "teacher": {"k": 0},
-    "group_size": ...,
-    "batch_size": ...,
-    "rollout_size": ...,
-    "inner_epochs": 1,
-    "microbatches": 1,
-    "steps": ...,
-    "prompt_length": ...,
-    "max_new": ...,
-    "looks": 4,
-    "slots": 0,
-    **SAMPLING,
-    "partner": PARTNER,
-    "dynamic_sampling": 0,
-    "max_off_policy_steps": 0,
-    "aggregation": "seq_mean_token_mean",
-    "aggregation_constant": 0.0,
-    "mask_truncated": False,
-    "router_replay": False,
-    "reference_every": 0,
-    "lr": ...,
-    "lr_schedule": "constant",
-    "lr_end_ratio": 1.0,
-    "warmup": 0,
-    "optimizer": {},
-    "stop_after_skipped": 20,
-    "model_options": {},
-    "lora": {"rank": 0, "alpha": 32.0, "targets": "", "rslora": False, "dora": False, "base": ""},
-    "workers": 2,
-    "save_every": 10,
-    "samples_every": 5,
-    "samples_shown": 8,
-}
+DEFAULTS = (
+    "_sampling",  # these settings, and
+    {
+        "prompts": {},
+        "system": "",
+        "rewards": {},
+        "no_eos": {"mode": "none", "value": 0.0},
+        "kl_in_reward": {"coef": 0.0, "estimator": "k1", "log_bound": 40.0, "bound": 0.0},
+        "advantage": {},
+        "loss": "grpo",
+        "loss_options": {},
+        "entropy_control": {"target": 0.0, "step": 0.005},
+        "value": {"lr": 0.0, "coef": 0.1, "optimizer": {}, "loss_options": {}},
+        "teacher": {"k": 0},
+        "group_size": ...,
+        "batch_size": ...,
+        "rollout_size": ...,
+        "inner_epochs": 1,
+        "microbatches": 1,
+        "steps": ...,
+        "prompt_length": ...,
+        "max_new": ...,
+        "looks": 4,
+        "dynamic_sampling": 0,
+        "max_off_policy_steps": 0,
+        "aggregation": "seq_mean_token_mean",
+        "aggregation_constant": 0.0,
+        "mask_truncated": False,
+        "router_replay": False,
+        "reference_every": 0,
+        "lr": ...,
+        "lr_schedule": "constant",
+        "lr_end_ratio": 1.0,
+        "warmup": 0,
+        "optimizer": {},
+        "stop_after_skipped": 20,
+        "model_options": {},
+        "lora": {
+            "rank": 0,
+            "alpha": 32.0,
+            "targets": "",
+            "rslora": False,
+            "dora": False,
+            "base": "",
+        },
+        "workers": 2,
+        "save_every": 10,
+        "samples_every": 5,
+        "samples_shown": 8,
+    },
+)  # fmt: skip
 RL_SHOWN = ("reward", "accuracy", "length", "tokens_per_second")
 
 

@@ -14,7 +14,8 @@ from posttrain_jax.rollout.forcing import make_thinking
 from posttrain_jax.rollout.row_settings import RowSettings, make_rows
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
-from posttrain_jax.rollout.sampling_settings import SAMPLING, open_sampling
+from posttrain_jax.rollout.sampling_settings import open_sampling
+from posttrain_jax.stages import _sampling
 
 PROMPTS, GROUP, NEW = 4, 3, 14
 TINY = load_tokenizer("tiny")
@@ -125,7 +126,7 @@ def test_a_prefix_begins_every_response(policy, made):
 
 
 def test_settings_of_a_stage():
-    config = ConfigDict(SAMPLING)
+    config = ConfigDict(_sampling.DEFAULTS)
     assert open_sampling(config, TINY) == Sampling()
     config.sampling.stop_strings, config.sampling.thinking.budget = ("ab",), 5
     found = open_sampling(config, TINY)

@@ -1,7 +1,6 @@
 """Texts as the rollout that they could come from; RL on a very small model without artifacts."""
 
 import ast
-import copy
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from posttrain_jax.rollout.experience import make_mix
 from posttrain_jax.rollout.prompts import NOTHING_DRAWN, Drawn
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Judges
+from posttrain_jax.settings import defaults_of
 from posttrain_jax.stages import rl
 
 
@@ -114,7 +114,7 @@ def rl_setting(small):
 
     def make(score=good, *, needs=(), value_model=None, teacher_model=None, terms=None, **changes):
         config = ConfigDict({
-            **copy.deepcopy(rl.DEFAULTS), "seed": 0, "group_size": 4, "rollout_size": 16,
+            **defaults_of("rl"), "seed": 0, "group_size": 4, "rollout_size": 16,
             "batch_size": 8, "steps": 4, "prompt_length": 5, "max_new": 4, "looks": 2, "lr": 1e-2,
             "samples_every": 1000, "microbatches": 2,
         })  # fmt: skip
@@ -161,7 +161,7 @@ def run_stage(tmp_path):
     def run(kind, settings, inputs, name=None):
         name = name or kind
         module = registry.load("stages", kind)
-        given = {**copy.deepcopy(module.DEFAULTS), **settings}
+        given = {**defaults_of(module.__name__.rpartition(".")[2]), **settings}
         config = ConfigDict({
             "kind": kind, "seed": 0, "tokenizer": "tiny", "chat_template": "tiny",
             "mesh": {"data": 1}, **given,

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from posttrain_jax import nonfinite, tree
 from posttrain_jax.rollout import checks
-from posttrain_jax.stages import rl
+from posttrain_jax.settings import defaults_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "compiled_once")
 MESH = SimpleNamespace(shape={"data": 1, "fsdp": 1, "expert": 1})
@@ -16,7 +16,8 @@ MESH = SimpleNamespace(shape={"data": 1, "fsdp": 1, "expert": 1})
 
 def settings(**changes):
     return ConfigDict({
-        **rl.DEFAULTS, "group_size": 4, "rollout_size": 16, "batch_size": 8, "steps": 4, **changes
+        **defaults_of("rl"), "group_size": 4, "rollout_size": 16, "batch_size": 8, "steps": 4,
+        **changes,
     })  # fmt: skip
 
 

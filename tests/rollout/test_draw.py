@@ -40,7 +40,7 @@ def test_what_is_not_used_is_not_in_the_program(sampling):
 
     def drawn(logits_BV, keys_B, place_B):
         out = draw(logits_BV, keys_B, place_B, sampling)
-        assert out[4:] == (State(), None, None, None, None)
+        assert out[4:] == (State(), None, None, None, None, None)
         return out[:4]
 
     arguments = jnp.zeros((4, 9)), keys_of(4), jnp.zeros(4, int)

@@ -188,6 +188,7 @@ def scored_stub(small):
     judging = SimpleNamespace(
         responses=list("wxyz"), examples=[e for e in examples for _ in range(2)],
         verdicts=lambda: SimpleNamespace(rewards_BW=table, mask_B=mask),
+        sound_B=np.ones(4, bool),
     )  # fmt: skip
     opinions = {
         "a": Opinions({"w": 0.5, "x": 0.75, "y": 0.5, "z": 0.5}),

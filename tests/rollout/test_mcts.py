@@ -18,7 +18,7 @@ from posttrain_jax.rollout.tree_search import ROOT, Plan, chances_to, tokens_to
 EOS, STOPS, PROMPT, MAX_STEP, MAX_NEW = 1, tuple(range(6, 32, 2)), 5, 3, 9
 PLAN = Plan(iterations=4, candidates=3, depth=3, c_puct=2.0, rollouts=0)
 TEXT = SimpleNamespace(
-    eos_id=EOS, pad_id=0, decode=lambda ids: " ".join(map(str, ids)), markers={}
+    eos_id=EOS, pad_id=0, vocab_size=32, decode=lambda ids: " ".join(map(str, ids)), markers={}
 )  # fmt: skip
 
 

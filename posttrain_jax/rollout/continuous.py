@@ -111,7 +111,8 @@ def sample_queue(
 ) -> tuple[Rollout, Work]:
     """As `sampler.sample`, with no more than `sizes.slots` sequences at a time on each shard."""
     inside = lambda params, asked: _sample(model, unstack(params), asked, rules, sizes)  # noqa: E731
-    return spread.over_shards(inside, model, params, asked)
+    given = (spread.of_weights(model), spread.of_asked(asked))
+    return spread.over_shards(inside, given, (spread.rows(), spread.whole()), params, asked)
 
 
 def _sample(

@@ -9,14 +9,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from posttrain_jax.api import Model, Params, Rollout
+from posttrain_jax import process
+from posttrain_jax.api import Array, Model, Params, Rollout
+from posttrain_jax.mesh import from_local_rows, local_rows, local_slice
 from posttrain_jax.rollout import serving
 from posttrain_jax.rollout.continuous import Sizes, half
 from posttrain_jax.rollout.partners import Answer, Partner, Partners
@@ -35,14 +38,17 @@ class Host:
     """The conversations of a rollout.
 
     Args:
-      examples: what each sequence answers.
+      examples: what each sequence answers, of all hosts.
 
     Attributes:
       broken: sequences whose partner failed.
     """
 
-    def __init__(self, partners: Partners, examples: Sequence[Mapping[str, Any]], rules: Rules):
+    def __init__(
+        self, partners: Partners, examples: Sequence[Mapping[str, Any]], rules: Rules, mesh: Mesh
+    ):
         self.broken: set[int] = set()
+        self._mesh = mesh
         self._partners, self._examples, self._rules = partners, examples, rules
         self._opened: dict[int, Partner] = {}
         self._calls: dict[int, Call] = {}
@@ -50,18 +56,19 @@ class Host:
         self._answers: queue.Queue[tuple[int, int, Answer | None]] = queue.Queue()
 
     def ask(self, seen: Served) -> None:
-        """Have the calls of slots that wait answered."""
-        parked, sequences, places = jax.device_get((seen.parked_B, seen.sequence_B, seen.place_B))
+        """Have the calls of this host's slots that wait answered."""
+        parked, sequences, places = map(local_rows, (seen.parked_B, seen.sequence_B, seen.place_B))
         (slots,) = np.nonzero(parked)
         if not len(slots):
             return
-        tokens_NC = np.asarray(seen.tokens_NC)
+        tokens_NC, first = local_rows(seen.tokens_NC), local_slice(seen.tokens_NC).start
         tokenizer, stops = self._partners.text.tokenizer, self._rules.sampling.stop
         for slot in slots:
             sequence, place = int(sequences[slot]), int(places[slot])
             if sequence in self._calls:
                 continue
-            ids = tokens_NC[sequence, self._heard.get(sequence, 0) : place].tolist()
+            heard = self._heard.get(sequence, 0)
+            ids = tokens_NC[sequence - first, heard:place].tolist()
             said = tokenizer.decode([t for t in ids if t != tokenizer.eos_id])
             self._calls[sequence] = Call(time.monotonic(), place)
             work = (sequence, place, said, ids[-1] in stops)
@@ -77,14 +84,13 @@ class Host:
             answer = Answer(ids[: self._partners.longest], broken=True)
         self._answers.put((sequence, place, answer))
 
-    def answers(self, most: int, wait: bool) -> Answers | None:
-        """Up to `most` answers that have come, if any; with `wait` it waits for the first."""
+    def answers(self, wait: bool) -> dict[int, Answer | None]:
+        """The answers that have come, by sequence; with `wait` it waits for the first."""
         found: dict[int, Answer | None] = {}
-        while len(found) < most:
-            late = [s for s, c in self._calls.items() if self._left(c) <= 0 and s not in found]
-            for sequence in late[: most - len(found)]:
-                found[sequence] = self._partners.late
-            until = min((self._left(c) for c in self._calls.values()), default=0.0)
+        while self._calls.keys() - found.keys():
+            late = [s for s, call in self._calls.items() if self._left(call) <= 0]
+            found |= dict.fromkeys(set(late) - found.keys(), self._partners.late)
+            until = min(self._left(call) for call in self._calls.values())
             waits = wait and not found and until > 0
             try:
                 sequence, place, answer = self._answers.get(waits, until if waits else None)
@@ -95,17 +101,23 @@ class Host:
             call = self._calls.get(sequence)
             if sequence not in found and call is not None and call.place == place:
                 found[sequence] = answer
-        return self._packed(found, most) if found else None
+        return found
 
     def _left(self, call: Call) -> float:
         return call.begun + self._partners.wait_seconds - time.monotonic()
 
-    def _packed(self, found: Mapping[int, Answer | None], most: int) -> Answers:
-        sequence_A = np.full(most, len(self._examples), np.int32)
-        tokens_AW = np.zeros((most, self._rules.inserts), np.int32)
-        length_A = np.zeros(most, np.int32)
-        for row, (sequence, answer) in enumerate(found.items()):
-            place = self._calls.pop(sequence).place
+    def packed(self, found: Mapping[int, Answer | None], seen: Served, most: int) -> Answers:
+        """Answers as the device has them: `most` places for each of this host's shards."""
+        here, rows = local_slice(seen.ended_N), len(self._examples)
+        shard = rows // (len(seen.parked_B) // most)
+        size = (here.stop - here.start) // shard * most
+        sequence_A = np.full(size, rows, np.int32)
+        tokens_AW = np.zeros((size, self._rules.inserts), np.int32)
+        length_A, filled = np.zeros(size, np.int32), Counter[int]()
+        for sequence, answer in found.items():
+            place, owner = self._calls.pop(sequence).place, (sequence - here.start) // shard
+            row = owner * most + filled[owner]
+            filled[owner] += 1
             sequence_A[row] = sequence
             if answer is None:
                 length_A[row] = -1
@@ -116,7 +128,13 @@ class Host:
             tokens_AW[row, :length] = answer.ids
             if length:
                 self._heard[sequence] = place + length
-        return Answers(*map(jnp.asarray, (sequence_A, tokens_AW, length_A)))
+        return Answers(*(from_local_rows(self._mesh, x) for x in (sequence_A, tokens_AW, length_A)))
+
+    def sound(self, rollout: Rollout) -> Array:
+        """Which sequences nobody failed [B]."""
+        here = local_slice(rollout.finished_B)
+        sound = ~np.isin(np.arange(here.start, here.stop), sorted(self.broken))
+        return from_local_rows(self._mesh, sound)
 
     def close(self) -> None:
         """End all conversations."""
@@ -138,14 +156,15 @@ def roll_out(
     state, count = serving.begin(model, asked, rules, sizes), sizes.slots
     state, seen = serving.advance(model, params, asked, rules, sizes, state, steps)
     try:
-        while not np.all(seen.ended_N):
+        while int(seen.left):
             if host is not None:
                 host.ask(seen)
-                wait = not bool(seen.busy)
-                while (answers := host.answers(sizes.slots, wait)) is not None:
-                    state, wait = serving.answer(state, rules, answers), False
+                found = host.answers(wait=not bool(seen.busy))
+                if found or process.count() > 1:  # all hosts call together
+                    answers = host.packed(found, seen, count)
+                    state = serving.answer(state, rules, answers)
             queued, live = int(seen.queued), int(seen.live)
-            while not queued and half(count) and live <= half(count):
+            if not queued and half(count) and live <= half(count):
                 count = half(count)
                 state = serving.fewer(state, count, rules)
             state, following = serving.advance(model, params, asked, rules, sizes, state, steps)
@@ -158,5 +177,4 @@ def roll_out(
     rollout = serving.finish(state, asked, rules)
     if host is None:
         return rollout
-    sound = ~np.isin(np.arange(len(seen.ended_N)), sorted(host.broken))
-    return rollout._replace(sound_B=jnp.asarray(sound))
+    return rollout._replace(sound_B=host.sound(rollout))

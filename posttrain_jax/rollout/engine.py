@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
@@ -122,17 +121,16 @@ class Job(NamedTuple):
     Attributes:
       sizes: of a shard's slots and pools, where sequences come from a queue; None: all are sampled
         at once.
-      shown: the host may look at the queue while it is served.
       partners: who answers calls; None: nobody.
-      examples: what each sequence answers, for partners.
+      examples, mesh: what each sequence answers, and where, for partners.
     """
 
     asked: Asked
     rules: Rules
     sizes: continuous.Sizes | None = None
-    shown: bool = False
     partners: Partners | None = None
     examples: Sequence[Mapping[str, Any]] = ()
+    mesh: Mesh | None = None
 
 
 def job(
@@ -165,8 +163,7 @@ def job(
 
     Raises:
       ValueError: prompts or slots that the mesh can't split; a queue with recorded experts;
-        partners on a mesh that splits the batch; settings of sampling that mean nothing, a stop
-        string that no tokens spell.
+        settings of sampling that mean nothing, a stop string that no tokens spell.
     """
     check_batch(mesh, "prompts of a rollout", len(prompts.examples))
     count, ways = len(prompts.examples) * group_size, batch_shards(mesh)
@@ -191,7 +188,7 @@ def job(
         return Job(asked, rules)
     sizes = continuous.plan_sizes((slots or count) // ways, len(prompts.examples) // ways, rules)
     examples = [e for e in prompts.examples for _ in range(group_size)]
-    return Job(asked, rules, sizes, ways == 1, partners, examples if partners else ())
+    return Job(asked, rules, sizes, partners, examples if partners else (), mesh)
 
 
 def _check_queue(mesh: Mesh, slots: int, record_experts: bool, answered: bool) -> None:
@@ -202,11 +199,6 @@ def _check_queue(mesh: Mesh, slots: int, record_experts: bool, answered: bool) -
     if record_experts:
         raise ValueError(
             f"slots={slots} (or a partner) does not go with router_replay=True: set one of them off"
-        )
-    if answered and (ways := batch_shards(mesh)) > 1:
-        raise ValueError(
-            f"partner: expected a mesh that does not split the batch, got one that splits it by "
-            f"{ways}: set config.mesh.data=1 and fsdp=1, or leave out the partner"
         )
 
 
@@ -221,7 +213,9 @@ def roll_out(model: Model, params: Params, job: Job) -> Rollout:
 
 def _serve(model: Model, params: Params, job: Job, look, stretch: int) -> Rollout:
     assert job.sizes is not None
-    host = job.partners and conversations.Host(job.partners, job.examples, job.rules)
+    host = None
+    if job.partners is not None and job.mesh is not None:
+        host = conversations.Host(job.partners, job.examples, job.rules, job.mesh)
     return conversations.roll_out(
         model, params, job.asked, job.rules, job.sizes, stretch=stretch, host=host, look=look
     )
@@ -238,22 +232,16 @@ def stream(
 ) -> Rollout:
     """As `roll_out`; tells of sequences as they end, while the device goes on with the others.
 
-    Of a queue on a mesh that splits the batch it tells when all have ended.
-
     Args:
       ended: called with this host's sequences that have ended; every one comes once.
       stretch: tokens between two looks of the host.
     """
     strings, told = job.rules.sampling.stop_strings, np.zeros(0, bool)
-    if job.sizes is not None and not job.shown:
-        rollout = roll_out(model, params, job)
-        _tell(_all_seen(rollout, job.rules), told, tokenizer, ended, strings, last=True)
-        return rollout
     if job.sizes is not None:
 
         def look(seen: serving.Served) -> None:
             nonlocal told
-            given = Seen(seen.busy, ~seen.ended_N, *seen[4:7])
+            given = Seen(seen.busy, ~seen.ended_N, *seen[5:8])
             told = _tell(given, told, tokenizer, ended, strings)
 
         return _serve(model, params, job, look, stretch)
@@ -266,13 +254,6 @@ def stream(
     rollout = sampler.finish(loop, *asked)
     _tell(seen, told, tokenizer, ended, strings, last=True)
     return rollout
-
-
-def _all_seen(rollout: Rollout, rules: Rules) -> Seen:
-    both = (rollout.tokens_BT, rollout.response_mask_BT)
-    tokens, mask = (x[:, -rules.max_new :] for x in both)
-    nobody = jnp.zeros_like(rollout.finished_B)
-    return Seen(jnp.array(False), nobody, rollout.finished_B, tokens, mask)
 
 
 def _tell(

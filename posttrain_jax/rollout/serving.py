@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import unstack
-from posttrain_jax.rollout import continuous, slots
+from posttrain_jax.rollout import continuous, slots, spread
 from posttrain_jax.rollout.continuous import Sizes, State
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.written import as_rollout
@@ -30,11 +30,12 @@ READERS = 4
 
 
 class Served(NamedTuple):
-    """What the host may look at.
+    """What the host may look at; of all shards of the batch.
 
     Attributes:
       busy: False where nothing goes on without the host, or all have ended.
-      queued, live: sequences that have no slot yet, and that have one.
+      queued, live: sequences that have no slot yet, and the most of a shard that have one.
+      left: sequences that have not ended.
       ended_N, finished_N, tokens_NC, mask_NC: of all sequences.
       parked_B, sequence_B, place_B: slots that wait, whose they are, how much these have said.
     """
@@ -42,6 +43,7 @@ class Served(NamedTuple):
     busy: Array
     queued: Array
     live: Array
+    left: Array
     ended_N: Array
     finished_N: Array
     tokens_NC: Array
@@ -52,7 +54,7 @@ class Served(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What the host says to some sequences; W counts the places of an answer.
+    """What the host says to some sequences, those of a shard together; W: places of an answer.
 
     Attributes:
       sequence_A: which they are; one past the last for nobody.
@@ -65,9 +67,31 @@ class Answers(NamedTuple):
     length_A: Array
 
 
-begin = jax.jit(continuous.empty, static_argnames=("model", "rules", "sizes"))
 layers_apart = jax.jit(unstack)
-fewer = jax.jit(continuous.fewer, static_argnames=("count", "rules"))
+
+
+def _held(state: State) -> State:
+    """A shard's state as its row of that of all shards."""
+    return jax.tree.map(lambda x: x[None], state)
+
+
+def _own(state: State) -> State:
+    """The inverse."""
+    return jax.tree.map(lambda x: x[0], state)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "rules", "sizes"))
+def begin(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
+    """The state with everybody in the queue; each of its arrays has a row a shard of the batch."""
+    inside = lambda asked: _held(continuous.empty(model, asked, rules, sizes))  # noqa: E731
+    return spread.over_shards(inside, (spread.of_asked(asked),), spread.rows(), asked)
+
+
+@functools.partial(jax.jit, static_argnames=("count", "rules"))
+def fewer(state: State, count: int, rules: Rules) -> State:
+    """The state of fewer slots on each shard; there must be no more live ones."""
+    inside = lambda state: _held(continuous.fewer(_own(state), count, rules))  # noqa: E731
+    return spread.over_shards(inside, (spread.rows(),), spread.rows(), state)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rules", "sizes"), donate_argnames=("state",))
@@ -76,24 +100,51 @@ def advance(
     stretch: Array,
 ) -> tuple[State, Served]:  # fmt: skip
     """Read what was answered, then up to `stretch` more steps; `state` is used up."""
-    if rules.inserts:
-        state = _read(model, params, asked, rules, state)
-    limit = state.slots.steps + stretch
-    state = continuous.serve(
-        model, params, asked, rules, sizes, state, until=0, limit=limit
+
+    def inside(params, asked, state, stretch):
+        state, params = _own(state), unstack(params)
+        if rules.inserts:
+            state = _read(model, params, asked, rules, state)
+        limit = state.slots.steps + stretch
+        state = continuous.serve(
+            model, params, asked, rules, sizes, state, until=0, limit=limit
+        )  # fmt: skip
+        return _held(state), jax.tree.map(jnp.copy, _shown(state))  # state is donated
+
+    given = (
+        spread.of_weights(model), spread.of_asked(asked), spread.rows(), spread.whole(),
     )  # fmt: skip
+    shown = Served(*[spread.whole()] * 4, *[spread.rows()] * 7)
+    return spread.over_shards(inside, given, (spread.rows(), shown), params, asked, state, stretch)
+
+
+def _shown(state: State) -> Served:
     s, written = state.slots, state.written
-    shown = Served(
-        jnp.any(slots.going(s)) | ((slots.queued(s) > 0) & ~jnp.all(s.live_B)),
-        slots.queued(s), jnp.sum(s.live_B), state.ended_N, written.finished_N, written.tokens_NC,
-        written.mask_NC, s.parked_B, s.sequence_B, s.place_B,
+    busy = jnp.any(slots.going(s)) | ((slots.queued(s) > 0) & ~jnp.all(s.live_B))
+    return Served(
+        spread.largest(busy.astype(jnp.int32)) > 0, spread.total(slots.queued(s)),
+        spread.largest(jnp.sum(s.live_B)), spread.total(jnp.sum(~state.ended_N)), state.ended_N,
+        written.finished_N, written.tokens_NC, written.mask_NC, s.parked_B,
+        s.sequence_B + spread.before(len(state.ended_N)), s.place_B,
     )  # fmt: skip
-    return state, jax.tree.map(jnp.copy, shown)  # state is donated
 
 
 @functools.partial(jax.jit, static_argnames=("rules",), donate_argnames=("state",))
 def answer(state: State, rules: Rules, answers: Answers) -> State:
     """The state with these answers; those who asked go on, or end."""
+
+    def inside(state: State, answers: Answers) -> State:
+        state = _own(state)
+        first, rows = spread.before(len(state.ended_N)), len(state.ended_N)
+        own_A = answers.sequence_A - first
+        own_A = jnp.where((own_A >= 0) & (own_A < rows), own_A, rows)
+        return _held(_answer(state, answers._replace(sequence_A=own_A)))
+
+    split = (spread.rows(), spread.rows())
+    return spread.over_shards(inside, split, spread.rows(), state, answers)
+
+
+def _answer(state: State, answers: Answers) -> State:
     s, written = state.slots, state.written
     rows, places = written.mask_NC.shape
     sequence_A, length_A = answers.sequence_A, answers.length_A
@@ -129,7 +180,8 @@ def _read(model: Model, params: Params, asked: Asked, rules: Rules, state: State
         (chosen_F,) = jnp.nonzero(reads(state), size=READERS, fill_value=len(state.slots.live_B))
         return _pass(model, params, asked, rules, state, chosen_F)
 
-    return jax.lax.while_loop(lambda state: jnp.any(reads(state)), read, state)
+    some = lambda state: spread.anywhere(jnp.any(reads(state)))  # noqa: E731
+    return jax.lax.while_loop(some, read, state)
 
 
 def _pass(
@@ -165,4 +217,6 @@ def _pass(
 @functools.partial(jax.jit, static_argnames=("rules",))
 def finish(state: State, asked: Asked, rules: Rules) -> Rollout:
     """The rollout, when all have ended."""
-    return as_rollout(state.written, asked, rules)
+    inside = lambda state, asked: as_rollout(_own(state).written, asked, rules)  # noqa: E731
+    split = (spread.rows(), spread.of_asked(asked))
+    return spread.over_shards(inside, split, spread.rows(), state, asked)

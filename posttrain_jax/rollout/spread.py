@@ -11,43 +11,61 @@ shard goes at its own pace.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
 
-from posttrain_jax.api import Array, Model, Params
+from posttrain_jax.api import Array, Model
 from posttrain_jax.kernels.axes import BATCH_AXES, mapped_axes, split_axes
 from posttrain_jax.mesh import AXES, is_axes
 from posttrain_jax.rollout.request import Asked
 
 
-def over_shards(inside: Callable, model: Model, params: Params, asked: Asked):
-    """What `inside(params, asked)` returns, computed by each shard of the batch from its rows.
+def over_shards(inside: Callable, in_specs: Any, out_specs: Any, *given: Any) -> Any:
+    """What `inside(*given)` returns, computed by each shard of the batch from its part.
 
     Args:
-      inside: returns arrays split by rows, and such that are the same on all shards (see `total`).
-      params: whole on every shard, but for experts, which stay on the devices of their axis.
+      in_specs, out_specs: of `rows`, `whole`, `of_asked`, `of_weights`, as in `jax.shard_map`.
     """
     shards = tuple(split_axes(BATCH_AXES))
     if not shards:
-        return inside(params, asked)
-    rows, whole = PartitionSpec(shards), PartitionSpec()
-    given = jax.tree.map(lambda _: rows, asked)
-    given = given._replace(key=whole, tables=jax.tree.map(lambda _: whole, asked.tables))
+        return inside(*given)
     # Loops start from what is the same on all shards and make of it what is not.
     mapped = jax.shard_map(
-        inside, in_specs=(_weights(model), given), out_specs=(rows, whole),
-        axis_names=set(shards), check_vma=False,
-    )  # fmt: skip
-    return mapped(params, asked)
+        inside, in_specs=in_specs, out_specs=out_specs, axis_names=set(shards), check_vma=False
+    )
+    return mapped(*given)
 
 
-def _weights(model: Model):
-    """How the weights are split over the axes of the batch."""
+def rows() -> Any:
+    """Of arrays whose first axis is split over the shards."""
+    return PartitionSpec(tuple(split_axes(BATCH_AXES)))
+
+
+def whole() -> Any:
+    """Of arrays that are the same on all shards."""
+    return PartitionSpec()
+
+
+def of_asked(asked: Asked) -> Asked:
+    """Everything by rows, but for the key and the tables."""
+    split: Any = jax.tree.map(lambda _: rows(), asked)
+    return split._replace(key=whole(), tables=jax.tree.map(lambda _: whole(), asked.tables))
+
+
+def of_weights(model: Model) -> Any:
+    """Whole on every shard, but for experts, which stay on the devices of their axis."""
     if not split_axes(("expert",)):
-        return PartitionSpec()
+        return whole()
     own = lambda axes: PartitionSpec(*("expert" if n == "experts" else None for n in axes))  # noqa: E731
     return jax.tree.map(own, model.axes(), is_leaf=is_axes)
+
+
+def before(count: int) -> Array | int:
+    """How many there are on the shards before this one, if each has `count`."""
+    shards = mapped_axes(BATCH_AXES)
+    return jax.lax.axis_index(tuple(shards)) * count if shards else 0
 
 
 def anywhere(flag: Array) -> Array:

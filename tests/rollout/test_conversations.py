@@ -103,7 +103,7 @@ def one_by_one(policy, asked, turns):
 def test_conversations_are_those_of_a_plain_loop(policy, asked, turns):
     expected = list(one_by_one(policy, asked, turns))
     for sizes, stretch in ((Sizes(3, 14, 2, 1, 1), 5), (Sizes(8, 80, 4, 2, 1), 100)):
-        host = Host(partners(turns=turns), [{}] * PROMPTS * GROUP, rules(turns))
+        host = Host(partners(turns=turns), [{}] * PROMPTS * GROUP, rules(turns), policy.mesh)
         rollout = jax.device_get(
             roll_out(
                 policy.model, policy.params, asked, rules(turns), sizes, stretch=stretch, host=host
@@ -120,7 +120,7 @@ def test_conversations_are_those_of_a_plain_loop(policy, asked, turns):
 
 
 def test_log_probs_behind_answers_are_those_of_the_whole_sequence(policy, asked, logp_float64):
-    host = Host(partners(), [{}] * PROMPTS * GROUP, rules())
+    host = Host(partners(), [{}] * PROMPTS * GROUP, rules(), policy.mesh)
     sizes = Sizes(4, 60, 4, 2, 1)
     rollout = jax.device_get(
         roll_out(policy.model, policy.params, asked, rules(), sizes, stretch=8, host=host)
@@ -154,7 +154,7 @@ def test_one_who_hangs_or_raises_harms_only_its_own(policy, asked):
         return Partner(reply)
 
     def run(given):
-        host = Host(given, examples, rules())
+        host = Host(given, examples, rules(), policy.mesh)
         return jax.device_get(
             roll_out(policy.model, policy.params, asked, rules(), sizes, stretch=50, host=host)
         )

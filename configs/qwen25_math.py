@@ -342,6 +342,8 @@ def published(size: str) -> dict:
     adam = {"b1": 0.9, "b2": 0.95, "clip_norm": 1.0}  # ours: not published
     window = {"prompt_length": 1024, "max_new": 3072}  # ours; 4,096 in all is the model's length
     remat = {"model_options": {"remat": "full"}}  # ours
+    # A Python interpreter in rollouts and evaluation: QM, section 3.1.2; all limits ours.
+    calls = INTERPRETER | {"partner": INTERPRETER["partner"] | {"answer_length": 512}, "slots": 256}
     scorer = {
         **remat,
         "length": 4096,  # ours
@@ -363,6 +365,7 @@ def published(size: str) -> dict:
                 # 190K annotated, 205K synthesised, 75K translated: QM, section 3.1.2.
                 "tir": {"path": "data/qwen25_math_tir.jsonl"},
             },
+            "results": (RESULT,),
             "length": 4096,  # QM, section 3.1
             "batch_size": 256 if largest else 128,  # QM, section 3.1
             "microbatches": 4 if largest else 2,  # ours
@@ -401,6 +404,7 @@ def published(size: str) -> dict:
         },
         "grpo": window
         | remat
+        | calls
         | {
             "kind": "rl",
             "inputs": {"policy": "sft", "outcome": "reward_model"},
@@ -422,6 +426,7 @@ def published(size: str) -> dict:
             "optimizer": adam,
         },
         "eval_grpo": window
+        | calls
         | {
             "kind": "evaluate",
             "inputs": {"policy": "grpo"},

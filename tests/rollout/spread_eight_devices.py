@@ -2,15 +2,19 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 
+from posttrain_jax.data.token_automaton import TokenAutomaton
 from posttrain_jax.mesh import make_mesh, shard_rows, shardings
 from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.models.config import Experts
-from posttrain_jax.rollout import continuous, engine
+from posttrain_jax.rollout import continuous, conversations, engine
 from posttrain_jax.rollout.continuous import Sizes, sample_queue
+from posttrain_jax.rollout.draw_state import Tables
+from posttrain_jax.rollout.partners import Answer, Partner, Partners
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.row_settings import RowSettings
 from posttrain_jax.rollout.sampler import sample
@@ -106,10 +110,35 @@ def on_eight(config, axes):
     }  # fmt: skip
 
 
+def conversations_on(axes, devices=None):
+    """Rollouts whose every seventh token is answered with one to three tokens."""
+    mesh, model = make_mesh(axes, devices), make_model(DENSE)
+    called = np.arange(DENSE.vocab_size) % 7 == 3
+    tables = Tables(call=TokenAutomaton(np.int32([[0, 0], [1, 0]]), called.astype(np.int32)))
+    rules = RULES._replace(sampling=RULES.sampling._replace(call_strings=("?",)), inserts=3)
+    given = asked(mesh)._replace(rows=RowSettings(), tables=tables)
+    reads = SimpleNamespace(eos_id=1, decode=lambda ids: chr(40 + sum(ids)))
+    reply = lambda said, ended: Answer([20, 21, 22][: 1 + ord(said) % 3])  # noqa: E731
+    partners = Partners(
+        lambda example: Partner(reply), SimpleNamespace(tokenizer=reads), ("?",), False, 3, 60.0,
+        Answer([0]),
+    )  # fmt: skip
+    host = conversations.Host(partners, [{}] * PROMPTS * GROUP, rules, mesh)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(random_params(model), shardings(mesh, model.axes()))
+        params = engine.for_sampling(params, model, mesh)
+        rollout = conversations.roll_out(
+            model, params, given, rules, SIZES, stretch=4, host=host
+        )  # fmt: skip
+    return shown([rollout]) | {"whole": np.asarray(rollout.response_mask_BT).tolist()}
+
+
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     continuous.PAGE = 4
     print(json.dumps({
         "dense": by_parts(DENSE, 8), "sparse": on_one(SPARSE),
         **{name: on_eight(*mesh) for name, mesh in MESHES.items()},
+        "alone": conversations_on({}, jax.devices()[:1]),
+        "together": conversations_on({"data": 2, "fsdp": 2, "tensor": 2}),
     }))  # fmt: skip

@@ -13,6 +13,7 @@ from posttrain_jax.mesh import AXES
 from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.sampling import Sampling
 
+PROMPTS = 16
 SPLIT, TENSOR, EXPERT = "data 8", "data 2, fsdp 2, tensor 2", "fsdp 2, expert 2, tensor 2"
 
 
@@ -31,6 +32,15 @@ def test_the_same_tokens(results, mesh, truth):
     assert eight["finished_B"] == one["finished_B"]
     np.testing.assert_allclose(eight["behaviour_logp_BT"], one["behaviour_logp_BT"], atol=2e-5)
     assert len({sum(mask) for mask in one["completion_mask_BT"]}) > 5
+
+
+def test_calls_are_answered_on_every_shard(results):
+    """Eight devices and one: the same conversations."""
+    one, eight = results["alone"], results["together"]
+    for name in ("tokens_BT", "completion_mask_BT", "finished_B", "whole"):
+        assert one[name] == eight[name], name
+    answered = np.array(one["whole"]) & ~np.array(one["completion_mask_BT"])
+    assert answered.sum() > PROMPTS and answered.any(axis=1).mean() > 0.3
 
 
 def test_each_shard_serves_its_own_queue_at_its_own_pace(results):

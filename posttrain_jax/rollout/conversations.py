@@ -17,9 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from posttrain_jax import process
 from posttrain_jax.api import Array, Model, Params, Rollout
-from posttrain_jax.mesh import from_local_rows, local_rows, local_slice
+from posttrain_jax.mesh import batch_shards, from_local_rows, local_rows, local_slice
 from posttrain_jax.rollout import serving
 from posttrain_jax.rollout.continuous import Sizes, half
 from posttrain_jax.rollout.partners import Answer, Partner, Partners
@@ -48,7 +47,7 @@ class Host:
         self, partners: Partners, examples: Sequence[Mapping[str, Any]], rules: Rules, mesh: Mesh
     ):
         self.broken: set[int] = set()
-        self._mesh = mesh
+        self._mesh, self._shards = mesh, batch_shards(mesh)
         self._partners, self._examples, self._rules = partners, examples, rules
         self._opened: dict[int, Partner] = {}
         self._calls: dict[int, Call] = {}
@@ -109,7 +108,7 @@ class Host:
     def packed(self, found: Mapping[int, Answer | None], seen: Served, most: int) -> Answers:
         """Answers as the device has them: `most` places for each of this host's shards."""
         here, rows = local_slice(seen.ended_N), len(self._examples)
-        shard = rows // (len(seen.parked_B) // most)
+        shard = rows // self._shards
         size = (here.stop - here.start) // shard * most
         sequence_A = np.full(size, rows, np.int32)
         tokens_AW = np.zeros((size, self._rules.inserts), np.int32)
@@ -156,13 +155,14 @@ def roll_out(
     state, count = serving.begin(model, asked, rules, sizes), sizes.slots
     state, seen = serving.advance(model, params, asked, rules, sizes, state, steps)
     try:
-        while int(seen.left):
+        # When all have ended it goes on through the smaller sizes, so that the first rollout
+        # compiles every program that a later one may need.
+        while int(seen.left) or half(count):
             if host is not None:
                 host.ask(seen)
                 found = host.answers(wait=not bool(seen.busy))
-                if found or process.count() > 1:  # all hosts call together
-                    answers = host.packed(found, seen, count)
-                    state = serving.answer(state, rules, answers)
+                # All hosts call together.
+                state = serving.answer(state, rules, host.packed(found, seen, count))
             queued, live = int(seen.queued), int(seen.live)
             if not queued and half(count) and live <= half(count):
                 count = half(count)

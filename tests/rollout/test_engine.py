@@ -12,6 +12,7 @@ from posttrain_jax.data.chat import load_template
 from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.mesh import make_mesh, shard_rows
 from posttrain_jax.rollout import engine
+from posttrain_jax.rollout.row_settings import make_rows
 from posttrain_jax.rollout.sampling import Sampling
 
 EXAMPLES = [{"prompt": text} for text in ("What is 2 + 3?", "Hi", "List: " + "A B C " * 20)]
@@ -159,3 +160,32 @@ def test_a_queue_gives_the_same_rollout_and_tells_of_each_sequence_once(small):
 def test_slots_are_refused_with_recorded_experts(small):
     with pytest.raises(ValueError, match="does not go with router_replay=True"):
         asked_of(small, table(4), sampling=Sampling(), slots=3, record_experts=True)
+
+
+@pytest.mark.parametrize("slots", [0, 5])
+def test_rollouts_of_all_lengths_compile_once(small, slots):
+    compiled = []
+
+    def listen(event, _seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(about.get("fun_name"))
+
+    def roll_out(number):
+        job, tokenizer = asked_of(
+            small, table(4), sampling=Sampling(stop=(3,)), slots=slots, seed=number,
+            rows=make_rows(8, max_new=np.random.default_rng(number).integers(1, 9, 8)),
+        )  # fmt: skip
+        lengths = []
+        engine.stream(
+            small.model, small.params, job, tokenizer, lambda e: lengths.extend(e.lengths),
+            stretch=3,
+        )  # fmt: skip
+        return tuple(lengths)
+
+    roll_out(0)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        found = {roll_out(number) for number in range(1, 21)}
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert len(found) > 10 and not compiled

@@ -41,6 +41,7 @@ RESULT_NEUTRAL = (
     "notes",
     "looks",
     "slots",
+    "drafts",
     # how a judge's endpoint is reached
     "api_key_file",
     "api_key_env",

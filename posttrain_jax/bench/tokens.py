@@ -110,6 +110,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prompt-len", type=int, default=64, help="tokens a prompt")
     parser.add_argument("--max-new", type=int, default=128, help="tokens a completion")
     parser.add_argument("--slots", type=int, default=32, help="sequences at once, of queue")
+    parser.add_argument("--drafts", type=int, default=0, help="tokens a step guesses, of queue")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of queue; 0 is greedy")
     parser.add_argument("--steps", type=int, default=5, help="timed steps")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(list(arguments))
@@ -131,7 +133,8 @@ def main(arguments: Sequence[str]) -> int:
             f"{found['step_ms']:9,.1f} ms a step ({found['step_ms_min']:,.1f}"
             f"-{found['step_ms_max']:,.1f}, {given.steps} steps)  "
             f"utilisation {found['utilisation']:.2f}  compile {found['compile_s']:.1f} s  "
-            f"peak {found['peak_rss_mb']:,.0f} MB",
+            f"peak {found['peak_rss_mb']:,.0f} MB"
+            + (f"  acceptance {found['acceptance']:.2f}" if "acceptance" in found else ""),
             flush=True,
         )
     return 0

@@ -50,6 +50,8 @@ class Sizes(NamedTuple):
       pairs: pairs of rows (DPO).
       prompts, group, prompt_len, max_new: of a rollout.
       slots: sequences at once, where they come from a queue sixteen times as long.
+      drafts: tokens that a step of the queue guesses of each.
+      temperature: of the queue's sampling.
     """
 
     batch: int
@@ -61,6 +63,8 @@ class Sizes(NamedTuple):
     prompt_len: int
     max_new: int
     slots: int
+    drafts: int = 0
+    temperature: float = 1.0
 
 
 class Workload(NamedTuple):
@@ -174,25 +178,31 @@ def _queue(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:
     mean = math.log(sizes.max_new / 8) - SIGMA**2 / 2
     drawn = np.random.default_rng(0).lognormal(mean, SIGMA, prompts * sizes.group)
     most = np.clip(np.round(drawn), 1, sizes.max_new).astype(np.int32)
-    return asked._replace(rows=RowSettings(max_new=shard_rows(mesh, most))), rules
+    asked = asked._replace(rows=RowSettings(max_new=shard_rows(mesh, most)))
+    return asked, rules._replace(sampling=Sampling(sizes.temperature))
 
 
 def queue_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
     """All sequences of a queue, with a slot for one in sixteen."""
     placed, (asked, rules) = for_sampling(params, model, mesh), _queue(model, mesh, sizes)
     ways = batch_shards(mesh)
-    holding = plan_sizes(sizes.slots // ways, asked.prompts_PT.shape[0] // ways, rules)
+    prompts = asked.prompts_PT.shape[0] // ways
+    holding = plan_sizes(sizes.slots // ways, prompts, rules, drafts=sizes.drafts)
     slots = holding.slots * ways
 
     def told(result: tuple[Rollout, Work]) -> dict[str, float]:
         work = jax.device_get(result[1])
-        return {
+        found = {
             "steps_of_decoding": int(work.steps),
             "occupancy": round(work.busy / work.steps / slots, 3),
             "occupancy_while_queued": round(work.full_busy / work.full_steps / slots, 3),
             "cache_share": round(holding.pages * PAGE / (holding.slots * sizes.max_new), 3),
             "cache_used": round(work.most_pages * PAGE / (slots * sizes.max_new), 3),
         }
+        if sizes.drafts:
+            right = round(work.accepted / max(1, work.proposed), 3)
+            found |= {"drafted": int(work.proposed), "acceptance": right}
+        return found
 
     step = lambda: sample_queue(model, placed, asked, rules, holding)  # noqa: E731
     tokens = int(np.sum(jax.device_get(asked.rows.max_new)))

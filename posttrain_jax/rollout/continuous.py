@@ -18,10 +18,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import Pool, unstack
-from posttrain_jax.rollout import draw_state, slots, spread
+from posttrain_jax.rollout import drafts, draw_state, slots, spread
 from posttrain_jax.rollout.draw import Drawn, draw
 from posttrain_jax.rollout.request import Asked, Rules, begin
 from posttrain_jax.rollout.sampling import row_keys
@@ -43,6 +44,7 @@ class Sizes(NamedTuple):
       entries: prompts in the prompt pool.
       prefill: prompts that are prefilled at once.
       threshold: free slots that are worth leaving the inner loop for.
+      drafts: tokens that a step guesses of each sequence, fewer than PAGE; see drafts.py.
     """
 
     slots: int
@@ -50,26 +52,32 @@ class Sizes(NamedTuple):
     entries: int
     prefill: int
     threshold: int
+    drafts: int = 0
 
 
-def plan_sizes(slots: int, prompts: int, rules: Rules, share: float = 0.35) -> Sizes:
+def plan_sizes(
+    slots: int, prompts: int, rules: Rules, share: float = 0.35, drafts: int = 0
+) -> Sizes:
     """Sizes for a queue of so many prompts, all of a shard's.
 
     Args:
       slots: how many sequences to decode at once.
       share: of the places that all slots would fill with sequences of full length.
+      drafts: as of `Sizes`.
 
     Raises:
-      ValueError: no slots.
+      ValueError: no slots, or drafts that a page doesn't hold.
     """
     if slots < 1:
         raise ValueError(f"slots={slots}: expected at least 1")
+    if not 0 <= drafts < PAGE:
+        raise ValueError(f"drafts={drafts}: expected 0 (none) to {PAGE - 1} tokens")
     longest = -(-rules.max_new // PAGE)
     slots = min(slots, prompts * rules.group_size)
     whole = slots * longest
     pages = max(longest, min(whole, max(2 * slots, round(share * whole))))
     entries = min(prompts, max(2, -(-4 * slots // rules.group_size)), slots + 1)
-    return Sizes(slots, pages, entries, min(2, prompts), max(1, slots // 16))
+    return Sizes(slots, pages, entries, min(2, prompts), max(1, slots // 16), drafts)
 
 
 class State(NamedTuple):
@@ -78,6 +86,7 @@ class State(NamedTuple):
     Attributes:
       ended_N: sequences that don't go on.
       answered_N: places of each sequence's latest call that the host has answered.
+      tally: of drafts; None without.
     """
 
     slots: Slots
@@ -86,6 +95,7 @@ class State(NamedTuple):
     draw: draw_state.State
     ended_N: Array
     answered_N: Array
+    tally: drafts.Tally | None = None
 
 
 class Work(NamedTuple):
@@ -96,6 +106,7 @@ class Work(NamedTuple):
       busy: live slots, summed over steps.
       most_pages: pages in use at most.
       full_steps, full_busy: of the steps before the queue was empty.
+      proposed, accepted: draft tokens, and those that were right.
     """
 
     steps: Array
@@ -103,6 +114,8 @@ class Work(NamedTuple):
     most_pages: Array
     full_steps: Array
     full_busy: Array
+    proposed: Array
+    accepted: Array
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rules", "sizes"))
@@ -130,6 +143,7 @@ def _sample(
     work = Work(
         spread.largest(s.steps), spread.total(s.busy), spread.total(s.most_pages),
         spread.largest(full.steps), spread.total(full.busy),
+        *(map(spread.total, state.tally) if state.tally else drafts.no_tally()),
     )  # fmt: skip
     return as_rollout(state.written, asked, rules), work
 
@@ -149,6 +163,7 @@ def empty(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
     return State(
         s, pool, blank(asked, rules), begin(model, asked, rules, nobody),
         jnp.zeros(rows, bool), jnp.zeros(rows, jnp.int32),
+        drafts.no_tally() if sizes.drafts else None,
     )  # fmt: skip
 
 
@@ -199,7 +214,7 @@ def serve(
         state = let_in(state)
         return jax.lax.while_loop(
             lambda state: going_on(state) & decoding(state) & ~open_to(state),
-            lambda state: _step(model, params, asked, rules, state), state,
+            lambda state: _step(model, params, asked, rules, sizes, state), state,
         )  # fmt: skip
 
     return jax.lax.while_loop(going_on, turn, state)
@@ -226,29 +241,57 @@ def _prefill(model: Model, params: Params, asked: Asked, sizes: Sizes, state: St
     return state._replace(slots=s, pool=pool)
 
 
-def _step(model: Model, params: Params, asked: Asked, rules: Rules, state: State) -> State:
-    """One more token of every slot that goes on."""
-    s = slots.turn_pages(state.slots, PAGE)
-    rows, going_B = len(asked.uids_B), slots.going(s)
-    row_B = jnp.minimum(s.sequence_B, rows - 1)
+def _step(
+    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State
+) -> State:
+    """One more token of every slot that goes on, and more of those whose drafts are right."""
+    s, read, tokens_BT, count_B = state.slots, 1 + sizes.drafts, state.slots.token_B[:, None], 1
+    if sizes.drafts:
+        tokens_BT, count_B = drafts.propose(asked, rules, state.written, s, sizes.drafts)
+    s = slots.turn_pages(s, PAGE, count_B)
+    row_B = jnp.minimum(s.sequence_B, len(asked.uids_B) - 1)
     length_B = jnp.sum(asked.segments_PT, axis=1)[row_B // rules.group_size]
     hidden_BTD, pool = model.apply(
-        params, s.token_B[:, None], positions_BT=(length_B - 1 + s.place_B)[:, None],
-        segments_BT=jnp.ones((len(row_B), 1), jnp.int32),
-        cache=state.pool._replace(where=slots.where(s, PAGE)),
+        params, tokens_BT, positions_BT=(length_B - 1 + s.place_B)[:, None] + np.arange(read),
+        segments_BT=jnp.ones(tokens_BT.shape, jnp.int32),
+        cache=state.pool._replace(where=slots.where(s, PAGE, count_B, read)),
     )  # fmt: skip
+    if sizes.drafts:
+        pool = pool._replace(where=state.pool.where)  # of one token, as the loop began with
+    busy = s.busy + jnp.sum(slots.going(s), dtype=jnp.int32)
+    state = state._replace(slots=s._replace(steps=s.steps + 1, busy=busy), pool=pool)
+    take = functools.partial(_take, asked, rules, row_B, length_B)
+    if not sizes.drafts:
+        return take(state, model.logits(params, hidden_BTD[:, 0]), slots.going(s))
+    logits_BTV = model.logits(params, hidden_BTD)
+    return drafts.verify(
+        lambda state, t, on_B: take(state, logits_BTV[:, t], on_B), state, tokens_BT, count_B
+    )
+
+
+def _take(
+    asked: Asked, rules: Rules, row_B: Array, length_B: Array, state: State, logits_BV: Array,
+    on_B: Array,
+) -> State:  # fmt: skip
+    """The next token of these slots; without drafts they are all that go on.
+
+    Args:
+      row_B, length_B: each slot's sequence, or any, and the length of its prompt.
+    """
+    s, rows = state.slots, len(asked.uids_B)
     keys = row_keys(asked.key, asked.uids_B[row_B], length_B + s.place_B)
-    logits_BV = model.logits(params, hidden_BTD[:, 0])
     drawn = draw(logits_BV, keys, s.place_B, rules.sampling, asked.tables, state.draw)
-    token_B, sampled_B, parked_B, stop_B = drawn.token_B, going_B, s.parked_B, drawn.stop_B
+    token_B, sampled_B, parked_B, stop_B = drawn.token_B, on_B, s.parked_B, drawn.stop_B
     ended_B = s.place_B + 1 >= rules.max_new
     ended_B = ended_B if drawn.full_B is None else ended_B | drawn.full_B
     if rules.inserts:
-        sampled_B = going_B & ~given(state, row_B, s.place_B)
+        sampled_B = on_B & ~given(state, row_B, s.place_B)
         token_B = jnp.where(sampled_B, token_B, state.written.tokens_NC[row_B, s.place_B])
-        token_B, stop_B = jnp.where(going_B, token_B, s.token_B), stop_B & sampled_B
+    if rules.inserts or state.tally is not None:
+        token_B, stop_B = jnp.where(on_B, token_B, s.token_B), stop_B & sampled_B
         kept = draw_state.put(state.draw, _places(sampled_B), drawn.state)
         drawn = drawn._replace(state=kept)
+    if rules.inserts:
         new_B = s.place_B >= state.answered_N[row_B]  # else it was answered before a slot was lost
         stop_B = stop_B & new_B if rules.turns else stop_B
         asks_B = _asks(rules, drawn, stop_B) & new_B & sampled_B & ~ended_B
@@ -256,13 +299,10 @@ def _step(model: Model, params: Params, asked: Asked, rules: Rules, state: State
     at = (jnp.where(sampled_B, s.sequence_B, rows), s.place_B)
     put = lambda buffer, column: buffer.at[at].set(column, mode="drop")  # noqa: E731
     finished_N = state.written.finished_N.at[at[0]].set(stop_B, mode="drop")
-    s = s._replace(
-        token_B=token_B, place_B=s.place_B + going_B, parked_B=parked_B, steps=s.steps + 1,
-        busy=s.busy + jnp.sum(going_B, dtype=jnp.int32),
-    )  # fmt: skip
+    s = s._replace(token_B=token_B, place_B=s.place_B + on_B, parked_B=parked_B)
     written = enter(state.written, drawn, finished_N, put)
-    state = state._replace(slots=s, pool=pool, written=written, draw=drawn.state)
-    return end(state, going_B & (ended_B | stop_B))
+    state = state._replace(slots=s, written=written, draw=drawn.state)
+    return end(state, on_B & (ended_B | stop_B))
 
 
 def _places(some_B: Array) -> Array:

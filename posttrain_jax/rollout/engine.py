@@ -145,6 +145,7 @@ def job(
     max_new: int,
     record_experts: bool = False,
     slots: int = 0,
+    drafts: int = 0,
     rows: RowSettings | None = None,
     vocab_size: int = 0,
     partners: Partners | None = None,
@@ -156,19 +157,20 @@ def job(
       sampling: the end-of-sequence token is added to its stop tokens.
       record_experts: see `Rules`.
       slots: how many sequences to decode at once, the others wait (continuous.py); 0: all.
+      drafts: tokens that the queue guesses of each sequence (drafts.py); it needs `slots`.
       rows: settings of single rows, of `make_rows`.
       vocab_size: the model's, where it is not the tokenizer's.
       partners: answer calls; sequences then come from a queue, of as many slots as there are
         sequences where `slots` is 0.
 
     Raises:
-      ValueError: prompts or slots that the mesh can't split; a queue with recorded experts;
-        settings of sampling that mean nothing, a stop string that no tokens spell.
+      ValueError: prompts or slots that the mesh can't split; a queue with recorded experts; drafts
+        without slots; settings of sampling that mean nothing, a stop string that no tokens spell.
     """
     check_batch(mesh, "prompts of a rollout", len(prompts.examples))
     count, ways = len(prompts.examples) * group_size, batch_shards(mesh)
-    queued = partners is not None or 0 < slots < count
-    _check_queue(mesh, slots, record_experts, partners is not None)
+    queued = partners is not None or drafts != 0 or 0 < slots < count
+    _check_queue(mesh, slots, drafts, record_experts, partners is not None)
     uids = np.arange(count, dtype=np.uint32) + np.uint32(first_uid % 2**32)
     place = lambda array: host_batch(mesh, array.shape, lambda index: array[index])  # noqa: E731
     sampling = sampling._replace(stop=(*sampling.stop, tokenizer.eos_id))
@@ -186,13 +188,20 @@ def job(
     )  # fmt: skip
     if not queued:
         return Job(asked, rules)
-    sizes = continuous.plan_sizes((slots or count) // ways, len(prompts.examples) // ways, rules)
+    sizes = continuous.plan_sizes(
+        (slots or count) // ways, len(prompts.examples) // ways, rules, drafts=drafts
+    )
     examples = [e for e in prompts.examples for _ in range(group_size)]
     return Job(asked, rules, sizes, partners, examples if partners else (), mesh)
 
 
-def _check_queue(mesh: Mesh, slots: int, record_experts: bool, answered: bool) -> None:
+def _check_queue(mesh: Mesh, slots: int, drafts: int, record_experts: bool, answered: bool) -> None:
     """Refuse what a queue can't do."""
+    if drafts and not slots:
+        raise ValueError(
+            f"drafts={drafts} needs a queue, got slots=0 (all sequences at once): set slots, or "
+            "drafts=0"
+        )
     if not slots and not answered:
         return
     check_batch(mesh, "slots", slots)

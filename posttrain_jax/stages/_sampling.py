@@ -2,7 +2,8 @@
 
 No stage by itself; `DEFAULTS` of those that sample begin with these. A budget of -1 is none; the
 empty `end` is Qwen3's sentence. `slots`: so many sequences are sampled at once, and the others wait
-for a free one (rollout/continuous.py); 0: all at once.
+for a free one (rollout/continuous.py); 0: all at once. `drafts`: tokens that a slot of such a queue
+guesses at most (rollout/drafts.py).
 """
 
 DEFAULTS = {
@@ -27,6 +28,7 @@ DEFAULTS = {
         },
     },
     "slots": 0,
+    "drafts": 0,
     # Answers in a conversation, tokens of an answer, and how long the host waits for one: ours.
     "partner": {
         "tools": {},

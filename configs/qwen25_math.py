@@ -283,21 +283,22 @@ def dpo_ppo() -> dict:
 def tir() -> dict:
     """Tool-integrated reasoning: SFT on worked programs, then GRPO with the interpreter; all ours.
 
-    The task can't be done without it: products of two numbers up to 999.
+    The task can't be done without it: products of two numbers up to 99.
     """
     window = {"prompt_length": 20, "max_new": 80}
-    products = {"tasks": {"calculation": 1.0}}
+    products = {"tasks": {"calculation": 1.0}, "options": {"largest": 99}}
     policies = {
         "base": BASE,
         "tir_sft": {
             "kind": "sft",
             "inputs": {"policy": "base"},
-            "data": {"worked": products | {"count": 2048}},
+            "data": {"worked": products | {"count": 8192}},
             "results": (RESULT,),
             "length": 104,
             "batch_size": 32,
-            "steps": 100,
-            "lr": 1e-3,
+            "steps": 600,
+            "lr": 3e-3,
+            "optimizer": {"name": "muon"},
         },
         "tir_grpo": window
         | INTERPRETER

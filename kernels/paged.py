@@ -5,11 +5,16 @@ its first token; no row's cache is ever put together. Each page is multiplied wi
 where it lies, so that work and memory follow the pool, and the pages of a row are merged by their
 log-sum-exp (flash decoding). What rows of a group share, their prompt, is read once a group.
 
+Keys and values may be kept in 8 bits, with a scale for each token and kv head. A scale is one
+number for a whole vector, so it goes to the scores, or to the weights, and what is multiplied are
+the 8-bit numbers.
+
 Axes: Z pages, O places of a page, U prompts of the pool, M members of a group, W prompt places.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -51,8 +56,53 @@ class Part(NamedTuple):
     out: jax.Array
 
 
-def write(pages: jax.Array, new_BTKH: jax.Array, where: Where, *, keys: bool) -> jax.Array:
+class Scaled(NamedTuple):
+    """Keys or values in 8 bits: `numbers * scale`.
+
+    Attributes:
+      numbers: int8, [Z, K, H, O] or [Z, K, O, H].
+      scale: float32, of each token and head, [Z, K, O].
+    """
+
+    numbers: jax.Array
+    scale: jax.Array
+
+
+Kept = jax.Array | Scaled
+"""Keys or values as a pool has them."""
+
+
+def kept(x: jax.Array, dtype: str, *, keys: bool) -> Kept:
+    """Keys [Z, K, H, O] or values [Z, K, O, H] as a pool of this type has them.
+
+    Args:
+      dtype: `int8` for scaled numbers; the empty string changes nothing.
+    """
+    if dtype == "int8" and x.size:  # latent attention has values of no width
+        return _scaled(x, axis=-2 if keys else -1)
+    return x.astype(dtype) if dtype and dtype != "int8" else x
+
+
+def numbers_of(x: Kept) -> jax.Array:
+    """The array without its scales."""
+    return x.numbers if isinstance(x, Scaled) else x
+
+
+def _scaled(x: jax.Array, axis: int) -> Scaled:
+    """The nearest multiples of the largest number of each vector / 127."""
+    x = x.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(x), axis=axis, keepdims=True) / 127
+    numbers = jnp.round(x / jnp.where(scale > 0, scale, 1.0)).astype(jnp.int8)
+    return Scaled(numbers, jnp.squeeze(scale, axis))
+
+
+def write(pages: Kept, new_BTKH: jax.Array, where: Where, *, keys: bool) -> Kept:
     """The pool with each row's new keys ([Z, K, H, O]) or values ([Z, K, O, H])."""
+    if isinstance(pages, Scaled):
+        new = _scaled(new_BTKH, axis=-1)
+        at = pages.scale.at[where.page_BT, :, where.offset_BT]
+        numbers = write(pages.numbers, new.numbers, where, keys=keys)
+        return Scaled(numbers_of(numbers), at.set(new.scale, mode="drop"))
     new_BTKH = new_BTKH.astype(pages.dtype)
     if keys:
         return pages.at[where.page_BT, :, :, where.offset_BT].set(new_BTKH, mode="drop")
@@ -61,10 +111,10 @@ def write(pages: jax.Array, new_BTKH: jax.Array, where: Where, *, keys: bool) ->
 
 def paged_attention(
     q_BTNH: jax.Array,
-    k_ZKHO: jax.Array,
-    v_ZKOH: jax.Array,
-    k_UKHW: jax.Array,
-    v_UKWH: jax.Array,
+    k_ZKHO: Kept,
+    v_ZKOH: Kept,
+    k_UKHW: Kept,
+    v_UKWH: Kept,
     where: Where,
     *,
     scale: float | None = None,
@@ -77,7 +127,7 @@ def paged_attention(
       window: places that a query sees, its own included; 0 is no bound.
     """
     batch, count, heads, width = q_BTNH.shape
-    kv_heads = k_ZKHO.shape[1]
+    kv_heads = numbers_of(k_ZKHO).shape[1]
     q = q_BTNH * (width**-0.5 if scale is None else scale)
     q_BKTGH = q.reshape(batch, count, kv_heads, heads // kv_heads, width).swapaxes(1, 2)
     own = _of_pages(q_BKTGH, k_ZKHO, v_ZKOH, where, window)
@@ -93,17 +143,21 @@ def paged_attention(
 def _part(q, k, v, visible) -> Part:
     """Of queries [..., T, G, H], keys [..., H, S] and values [..., S, H]; visible [..., T, 1, S].
 
-    Result: [..., T, G] and [..., T, G, H].
+    Result: [..., T, G] and [..., T, G, H]. Numbers are multiplied in the queries' type, which holds
+    all of int8.
     """
     *_, count, group, width = q.shape
     flat = q.reshape(*q.shape[:-3], count * group, width)
-    scores = jnp.einsum("...RH,...HS->...RS", flat, k, preferred_element_type=jnp.float32)
+    multiply = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores = multiply("...RH,...HS->...RS", flat, numbers_of(k).astype(q.dtype))
+    scores = scores * k.scale[..., None, :] if isinstance(k, Scaled) else scores
     scores = scores.reshape(*q.shape[:-1], -1)
     scores = jnp.where(visible, scores, MASKED)
     top = jnp.max(scores, axis=-1)
     exp = jnp.exp(scores - top[..., None])
-    weights = exp.astype(v.dtype).reshape(*flat.shape[:-1], -1)
-    out = jnp.einsum("...RS,...SH->...RH", weights, v, preferred_element_type=jnp.float32)
+    weights = exp.reshape(*flat.shape[:-1], -1)
+    weights = weights * v.scale[..., None, :] if isinstance(v, Scaled) else weights
+    out = multiply("...RS,...SH->...RH", weights.astype(q.dtype), numbers_of(v).astype(q.dtype))
     return Part(top, jnp.sum(exp, axis=-1), out.reshape(*q.shape[:-1], -1))
 
 
@@ -111,7 +165,8 @@ def _of_pages(q_BKTGH, k_ZKHO, v_ZKOH, where: Where, window) -> Part:
     batch, owner_Z = q_BKTGH.shape[0], where.owner_Z
     row_Z = jnp.minimum(owner_Z, batch - 1)
     last_ZT1 = (where.place_B[row_Z][:, None] + jnp.arange(q_BKTGH.shape[2]))[..., None]
-    place_Z1O = (where.start_Z[:, None] + jnp.arange(k_ZKHO.shape[3]))[:, None]
+    ahead_O = jnp.arange(numbers_of(k_ZKHO).shape[3])
+    place_Z1O = (where.start_Z[:, None] + ahead_O)[:, None]
     visible_ZTO = (owner_Z < batch)[:, None, None] & (place_Z1O <= last_ZT1)
     visible_ZTO &= _near(last_ZT1 - place_Z1O, window)
     page = _part(q_BKTGH[row_Z], k_ZKHO, v_ZKOH, visible_ZTO[:, None, :, None])

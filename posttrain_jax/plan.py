@@ -155,6 +155,56 @@ def _problems(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> list[str]:
     return found
 
 
+def queue(stage: Mapping[str, Any], spec: str, mesh: Mapping[str, int]) -> dict[str, int]:
+    """The sizes of a sampler's queue (rollout/continuous.py); nothing where a stage has none.
+
+    Args:
+      spec: the stage's model; bytes are counted where its family exists.
+    """
+    group = stage.get("group_size") or stage.get("samples", 0)
+    prompts = stage["rollout_size"] // group if stage.get("rollout_size") else 0
+    prompts, partner = prompts or stage.get("batch_size", 0), stage.get("partner") or {}
+    answered = bool(partner.get("tools") or partner.get("environment"))
+    slots = stage.get("slots") or (prompts * group if answered else 0)
+    if not slots or (slots >= prompts * group and not answered and not stage.get("cache_dtype")):
+        return {}
+    from posttrain_jax.rollout import continuous
+    from posttrain_jax.rollout.request import Rules
+    from posttrain_jax.rollout.sampling import Sampling
+
+    ways = math.prod(max(1, mesh.get(axis, 1)) for axis in ("data", "fsdp", "expert"))
+    rules = Rules(Sampling(), stage["max_new"], group, cache_dtype=stage.get("cache_dtype", ""))
+    plan = continuous.plan_sizes(max(1, slots // ways), max(1, prompts // ways), rules)
+    return {
+        "slots a shard": plan.slots,
+        "pages a shard": plan.pages,
+        "places a page": continuous.PAGE,
+        "prompts in the pool": plan.entries,
+        "prompts a prefill": plan.prefill,
+        "free slots that are worth a prefill": plan.threshold,
+        **_cache(stage, spec, plan, rules, max(1, prompts // ways)),
+    }
+
+
+def _cache(stage: Mapping[str, Any], spec: str, sizes: Any, rules: Any, prompts: int):
+    """What a queue's cache takes of a model whose family exists."""
+    if spec.partition(":")[0] not in model_families():
+        return {}
+    import jax
+
+    from posttrain_jax.models.families import find_config, make_model
+    from posttrain_jax.rollout import continuous, pools, slots
+
+    jax.config.update("jax_platforms", "cpu")
+    model = make_model(find_config(spec, **stage.get("model_options", {})))
+    held, width = (sizes.slots, sizes.pages, sizes.entries), stage["prompt_length"]
+    s = jax.eval_shape(lambda: slots.empty(*held, prompts, rules.group_size, width))
+    size = continuous.PAGE
+    ring = pools.ring_pages(model.config, sizes.slots, sizes.pages, size)
+    rings = {"pages of a slot in local layers": ring} if ring else {}
+    return {**rings, "cache bytes a shard": pools.cache_bytes(model, s, size, rules.cache_dtype)}
+
+
 def _plan_stage(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     stage = config["stages"][name]
     mesh = {**MESH, **config["mesh"], **stage.get("mesh", {})}
@@ -169,6 +219,6 @@ def _plan_stage(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         "parameters": whole,
         "active_parameters": active,
         "adapter_parameters": trained(model, stage) if model else None,
-        "sizes": sizes,
+        "sizes": {**sizes, **queue(stage, model, mesh)},
         "problems": problems,
     }

@@ -50,6 +50,7 @@ def test_the_identity_is_sha256_of_canonical_json():
         identity(tokenizer_hash="u"),
         identity(template_hash="d"),
         identity(code="2"),
+        identity({**CONFIG, "cache_dtype": "int8"}),
     ],
 )
 def test_whatever_changes_results_changes_the_identity(other):

@@ -103,3 +103,25 @@ def test_parameters_of_the_tiny_model_by_hand():
         c.vocab_size * c.width + c.layers * layer + c.width + head
     )
     assert plan.parameters("no_such_family:1b") is None
+
+
+def test_the_queue_of_a_sampler():
+    """R1's rollout on two shards of 256 slots: an answer has 1,984 pages, of which a slot has 35 %;
+    4 times the slots are 64 groups."""
+    stage = {**R1, "slots": 512, "cache_dtype": "int8"}
+    found = plan.queue(stage, "tiny:base", {"data": 2})
+    from posttrain_jax.models.tiny import SIZES
+
+    c, places = SIZES["base"], 177_766 * 16 + 64 * 1024
+    assert round(0.35 * 256 * 1984) == 177_766
+    assert found == {
+        "slots a shard": 256, "pages a shard": 177_766, "places a page": 16,
+        "prompts in the pool": 64, "prompts a prefill": 2,
+        "free slots that are worth a prefill": 16,
+        "cache bytes a shard": 2 * c.layers * c.kv_heads * places * (c.head_dim + 4),
+    }  # fmt: skip
+    local = plan.queue({**stage, "cache_dtype": ""}, "gemma3_text:1b", MESH)
+    assert local["pages of a slot in local layers"] == 34  # 33 for 528 places, and one being left
+    assert plan.queue(R1, "tiny:base", MESH) == {}
+    assert plan.queue({**R1, "slots": 8192}, "tiny:base", MESH) == {}  # all at once
+    assert "cache bytes a shard" not in plan.queue(stage, "no_such_family:1b", MESH)

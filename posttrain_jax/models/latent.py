@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from posttrain_jax.kernels import decode_attention, paged_attention
 from posttrain_jax.kernels.decode import Prompts
-from posttrain_jax.kernels.paged import write
+from posttrain_jax.kernels.paged import Scaled, write
 from posttrain_jax.models.attention import Place, in_rows
 from posttrain_jax.models.rope import inverse_frequencies, rope
 
@@ -87,13 +87,20 @@ def _values(k_BKHS: jax.Array, rank: int) -> jax.Array:
     return k_BKHS[:, :, :rank].swapaxes(2, 3)
 
 
+def _kept_values(keys, rank: int):
+    """The values of a pool's keys; a scale is that of the whole vector."""
+    if isinstance(keys, Scaled):
+        return Scaled(_values(keys.numbers, rank), keys.scale)
+    return _values(keys, rank)
+
+
 def _paged(layer: Any, kept_BKHT, queries, kv_b, place: Place, cache, scale: float):
     """New tokens with their latent vectors in a pool."""
     where, rank, (k_ZKHO, v_ZKOH, k_UKHW, _) = place.where, layer.config.latent.rank, cache
     assert where is not None
     k_ZKHO = write(k_ZKHO, kept_BKHT.transpose(0, 3, 1, 2), where, keys=True)
     query, to_value = _inward(layer, queries, kv_b)
-    values = (_values(k_ZKHO, rank), _values(k_UKHW, rank))
+    values = (_kept_values(k_ZKHO, rank), _kept_values(k_UKHW, rank))
     mixed_BTNC = paged_attention(query, k_ZKHO, values[0], k_UKHW, values[1], where, scale=scale)
     return jnp.einsum("BTNC,CNH->BTNH", mixed_BTNC, to_value), (k_ZKHO, v_ZKOH)
 

@@ -24,7 +24,7 @@ import numpy as np
 from posttrain_jax.api import Model, Params, Routing
 from posttrain_jax.kernels import logprobs_at, project, token_logprobs, top_logprobs
 from posttrain_jax.kernels.attention import SAVED
-from posttrain_jax.kernels.paged import Where
+from posttrain_jax.kernels.paged import Kept, Where
 from posttrain_jax.mesh import constrain
 from posttrain_jax.models import moe
 from posttrain_jax.models.attention import Place, attend
@@ -69,13 +69,15 @@ class Pool(NamedTuple):
       k_ZKHO, v_ZKOH: pages, one array a layer, as `Cache` has them.
       k_UKHW, v_UKWH: prompts.
       where: whose they are, and where the next token's go.
+      near: the same of local layers, where these keep only what is within their window.
     """
 
-    k_ZKHO: tuple[jax.Array, ...]
-    v_ZKOH: tuple[jax.Array, ...]
-    k_UKHW: tuple[jax.Array, ...]
-    v_UKWH: tuple[jax.Array, ...]
+    k_ZKHO: tuple[Kept, ...]
+    v_ZKOH: tuple[Kept, ...]
+    k_UKHW: tuple[Kept, ...]
+    v_UKWH: tuple[Kept, ...]
     where: Where
+    near: Where | None = None
 
 
 def rms_norm(x: jax.Array, weight: jax.Array, eps: float, offset: float = 0.0) -> jax.Array:
@@ -251,6 +253,8 @@ def _unrolled(config: ModelConfig, params: Params, x_BTD, place: Place, cache, r
     layers = [(layer, s.sparse) for s in config.stacks for layer in apart[s.key]]
     for number, ((layer, sparse), *old) in enumerate(zip(layers, *_arrays(cache), strict=True)):
         here = place._replace(local=config.is_local(number))
+        if here.local and isinstance(cache, Pool) and cache.near is not None:
+            here = here._replace(where=cache.near)
         kept = recorded[len(found)] if sparse and recorded is not None else None
         call: Any = Layer(config, sparse).apply
         x_BTD, new, routes = call({"params": layer}, x_BTD, here, tuple(old), kept)
@@ -276,7 +280,7 @@ def _entered(place: Place, cache):
     return place, cache._replace(segments_BS=segments, filled=filled)
 
 
-def _arrays(cache) -> tuple[tuple[jax.Array, ...], ...]:
+def _arrays(cache) -> tuple[tuple[Kept, ...], ...]:
     """What a cache has of each layer."""
     if isinstance(cache, Pool):
         return cache[:4]

@@ -134,8 +134,8 @@ def _stream(setting: Setting, policy, prompts, sampling: Sampling, first: int, g
     job = engine.job(
         prompts, mesh, tokenizer, sampling=sampling, seed=config.seed, first_uid=first,
         group_size=group_size, max_new=config.max_new, record_experts=config.router_replay,
-        slots=config.slots, drafts=config.drafts, vocab_size=setting.model.config.vocab_size,
-        partners=setting.partners,
+        slots=config.slots, drafts=config.drafts, cache_dtype=config.cache_dtype,
+        vocab_size=setting.model.config.vocab_size, partners=setting.partners,
     )  # fmt: skip
     examples = [e for e in prompts.examples for _ in range(group_size)]
     judging = Judging(setting.judges.pool, examples[local_slice(job.asked.uids_B)])

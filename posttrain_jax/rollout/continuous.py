@@ -22,7 +22,7 @@ import numpy as np
 
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import Pool, unstack
-from posttrain_jax.rollout import drafts, draw_state, slots, spread
+from posttrain_jax.rollout import drafts, draw_state, pools, slots, spread
 from posttrain_jax.rollout.draw import Drawn, draw
 from posttrain_jax.rollout.request import Asked, Rules, begin
 from posttrain_jax.rollout.sampling import row_keys
@@ -157,8 +157,7 @@ def empty(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
     """All sequences in the queue."""
     prompts, width = asked.prompts_PT.shape
     s = slots.empty(sizes.slots, sizes.pages, sizes.entries, prompts, rules.group_size, width)
-    pages, entries = model.init_cache(sizes.pages, PAGE), model.init_cache(sizes.entries, width)
-    pool = Pool(pages.k_BKHS, pages.v_BKSH, entries.k_BKHS, entries.v_BKSH, slots.where(s, PAGE))
+    pool = pools.empty(model, s, PAGE, rules.cache_dtype)
     nobody, rows = jnp.zeros(len(s.live_B), jnp.int32), len(asked.uids_B)
     return State(
         s, pool, blank(asked, rules), begin(model, asked, rules, nobody),
@@ -233,11 +232,7 @@ def _prefill(model: Model, params: Params, asked: Asked, sizes: Sizes, state: St
         positions_BT=jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0), segments_BT=segments_BT,
         cache=model.init_cache(sizes.prefill, width),
     )  # fmt: skip
-    put = lambda pool, new: pool.at[entry].set(new, mode="drop")  # noqa: E731
-    pool = state.pool._replace(
-        k_UKHW=tuple(map(put, state.pool.k_UKHW, cache.k_BKHS)),
-        v_UKWH=tuple(map(put, state.pool.v_UKWH, cache.v_BKSH)),
-    )
+    pool = pools.enter_prompts(state.pool, cache, entry)
     return state._replace(slots=s, pool=pool)
 
 
@@ -254,10 +249,11 @@ def _step(
     hidden_BTD, pool = model.apply(
         params, tokens_BT, positions_BT=(length_B - 1 + s.place_B)[:, None] + np.arange(read),
         segments_BT=jnp.ones(tokens_BT.shape, jnp.int32),
-        cache=state.pool._replace(where=slots.where(s, PAGE, count_B, read)),
+        cache=pools.at(state.pool, s, PAGE, count_B, read),
     )  # fmt: skip
     if sizes.drafts:
-        pool = pool._replace(where=state.pool.where)  # of one token, as the loop began with
+        # Of one token, as the loop began with.
+        pool = pool._replace(where=state.pool.where, near=state.pool.near)
     busy = s.busy + jnp.sum(slots.going(s), dtype=jnp.int32)
     state = state._replace(slots=s._replace(steps=s.steps + 1, busy=busy), pool=pool)
     take = functools.partial(_take, asked, rules, row_B, length_B)
@@ -338,10 +334,6 @@ def fewer(state: State, count: int, rules: Rules) -> State:
     longest = -(-rules.max_new // PAGE)
     pages = min(len(state.slots.owner_Z), count * longest)
     s, chosen_B, kept_Z = slots.compacted(state.slots, count, pages)
-    pool = state.pool._replace(
-        k_ZKHO=tuple(k[kept_Z] for k in state.pool.k_ZKHO),
-        v_ZKOH=tuple(v[kept_Z] for v in state.pool.v_ZKOH),
-        where=slots.where(s, PAGE),
-    )
+    pool = pools.at(pools.fewer(state.pool, chosen_B, kept_Z), s, PAGE)
     draws = jax.tree.map(lambda x: x[chosen_B], state.draw)
     return state._replace(slots=s, pool=pool, draw=draws)

@@ -18,6 +18,7 @@ from posttrain_jax.mesh import batch_shards, check_batch, host_batch, is_axes, l
 from posttrain_jax.rollout import continuous, conversations, sampler, serving
 from posttrain_jax.rollout.draw_state import make_tables
 from posttrain_jax.rollout.partners import Partners
+from posttrain_jax.rollout.pools import CACHE_DTYPES
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.row_settings import RowSettings
 from posttrain_jax.rollout.sampler import Seen
@@ -146,6 +147,7 @@ def job(
     record_experts: bool = False,
     slots: int = 0,
     drafts: int = 0,
+    cache_dtype: str = "",
     rows: RowSettings | None = None,
     vocab_size: int = 0,
     partners: Partners | None = None,
@@ -158,6 +160,7 @@ def job(
       record_experts: see `Rules`.
       slots: how many sequences to decode at once, the others wait (continuous.py); 0: all.
       drafts: tokens that the queue guesses of each sequence (drafts.py); it needs `slots`.
+      cache_dtype: see `Rules`; sequences then come from a queue, whatever their number.
       rows: settings of single rows, of `make_rows`.
       vocab_size: the model's, where it is not the tokenizer's.
       partners: answer calls; sequences then come from a queue, of as many slots as there are
@@ -165,12 +168,14 @@ def job(
 
     Raises:
       ValueError: prompts or slots that the mesh can't split; a queue with recorded experts; drafts
-        without slots; settings of sampling that mean nothing, a stop string that no tokens spell.
+        or a type of the cache without a queue; settings of sampling that mean nothing, a stop
+        string that no tokens spell.
     """
     check_batch(mesh, "prompts of a rollout", len(prompts.examples))
     count, ways = len(prompts.examples) * group_size, batch_shards(mesh)
-    queued = partners is not None or drafts != 0 or 0 < slots < count
-    _check_queue(mesh, slots, drafts, record_experts, partners is not None)
+    answered = partners is not None
+    queued = answered or drafts != 0 or cache_dtype != "" or 0 < slots < count
+    _check_queue(mesh, slots, drafts, cache_dtype, record_experts, answered)
     uids = np.arange(count, dtype=np.uint32) + np.uint32(first_uid % 2**32)
     place = lambda array: host_batch(mesh, array.shape, lambda index: array[index])  # noqa: E731
     sampling = sampling._replace(stop=(*sampling.stop, tokenizer.eos_id))
@@ -179,7 +184,7 @@ def job(
         inserts, turns = partners.longest, partners.turns
         sampling = sampling._replace(call_strings=partners.call_strings)
     rules = Rules(
-        sampling, max_new, group_size, tokenizer.pad_id, record_experts, inserts, turns
+        sampling, max_new, group_size, tokenizer.pad_id, record_experts, inserts, turns, cache_dtype
     )  # fmt: skip
     asked = Asked(
         place(prompts.tokens), place(prompts.segments), jax.random.key(seed), place(uids),
@@ -195,12 +200,21 @@ def job(
     return Job(asked, rules, sizes, partners, examples if partners else (), mesh)
 
 
-def _check_queue(mesh: Mesh, slots: int, drafts: int, record_experts: bool, answered: bool) -> None:
+def _check_queue(
+    mesh: Mesh, slots: int, drafts: int, cache_dtype: str, record_experts: bool, answered: bool
+) -> None:
     """Refuse what a queue can't do."""
+    if cache_dtype not in CACHE_DTYPES:
+        raise ValueError(f"cache_dtype={cache_dtype!r}: expected one of {CACHE_DTYPES}")
     if drafts and not slots:
         raise ValueError(
             f"drafts={drafts} needs a queue, got slots=0 (all sequences at once): set slots, or "
             "drafts=0"
+        )
+    if cache_dtype and not slots and not answered:
+        raise ValueError(
+            f"cache_dtype={cache_dtype!r} is of a queue's cache, and slots=0: set slots to how "
+            "many sequences to sample at once, or leave cache_dtype empty"
         )
     if not slots and not answered:
         return

@@ -46,6 +46,8 @@ class Rules(NamedTuple):
       record_experts: a rollout tells which experts of a mixture its tokens went to.
       inserts: tokens that the host puts behind a call at most; 0: it is never asked.
       turns: it is also asked where a sequence ends with a stop token.
+      cache_dtype: what a queue keeps keys and values in: `bfloat16`, `int8` with a scale for each
+        token and kv head, or "", the model's type.
     """
 
     sampling: Sampling
@@ -55,6 +57,7 @@ class Rules(NamedTuple):
     record_experts: bool = False
     inserts: int = 0
     turns: bool = False
+    cache_dtype: str = ""
 
 
 def begin(model: Model, asked: Asked, rules: Rules, row_B: Array | None = None) -> State:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import unstack
-from posttrain_jax.rollout import continuous, slots, spread
+from posttrain_jax.rollout import continuous, pools, slots, spread
 from posttrain_jax.rollout.continuous import Sizes, State
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.written import as_rollout
@@ -200,15 +200,15 @@ def _pass(
     at_FT = jnp.maximum(place_F[:, None] - 1 + ahead_T, 0)
     said_FT = state.written.tokens_NC[row_F[:, None], at_FT]
     length_F = jnp.sum(asked.segments_PT, axis=1)[row_F // rules.group_size]
-    where = slots.of_some(slots.where(s, continuous.PAGE, count_B, continuous.PAGE), chosen_F)
+    cache = pools.at(state.pool, s, continuous.PAGE, count_B, continuous.PAGE)
     _, pool = model.apply(
         params, said_FT, positions_BT=(length_F - 1 + place_F)[:, None] + ahead_T,
-        segments_BT=jnp.ones(said_FT.shape, jnp.int32), cache=state.pool._replace(where=where),
+        segments_BT=jnp.ones(said_FT.shape, jnp.int32), cache=pools.of_some(cache, chosen_F),
     )  # fmt: skip
     row_B, place_B = jnp.minimum(s.sequence_B, rows - 1), s.place_B + count_B
     last_B = state.written.tokens_NC[row_B, jnp.maximum(place_B - 1, 0)]
     s = s._replace(token_B=jnp.where(count_B > 0, last_B, s.token_B), place_B=place_B)
-    pool = pool._replace(where=state.pool.where)
+    pool = pool._replace(where=state.pool.where, near=state.pool.near)
     state = state._replace(slots=s, pool=pool)
     most_B = rules.max_new if state.draw.rows.max_new is None else state.draw.rows.max_new
     return continuous.end(state, (count_B > 0) & (place_B >= jnp.minimum(most_B, rules.max_new)))

@@ -3,7 +3,8 @@
 No stage by itself; `DEFAULTS` of those that sample begin with these. A budget of -1 is none; the
 empty `end` is Qwen3's sentence. `slots`: so many sequences are sampled at once, and the others wait
 for a free one (rollout/continuous.py); 0: all at once. `drafts`: tokens that a slot of such a queue
-guesses at most (rollout/drafts.py).
+guesses at most (rollout/drafts.py). `cache_dtype`: what keys and values are kept in there,
+`bfloat16`, `int8` (rollout/pools.py), or "", the model's type.
 """
 
 DEFAULTS = {
@@ -29,6 +30,7 @@ DEFAULTS = {
     },
     "slots": 0,
     "drafts": 0,
+    "cache_dtype": "",
     # Answers in a conversation, tokens of an answer, and how long the host waits for one: ours.
     "partner": {
         "tools": {},

@@ -179,7 +179,7 @@ def grade_batch(
             batch, setting.mesh, tokenizer, sampling=sampling, seed=config.seed,
             first_uid=first_uid, group_size=group, max_new=config.max_new,
             vocab_size=setting.model.config.vocab_size, partners=setting.partners,
-            slots=config.slots, drafts=config.drafts,
+            slots=config.slots, drafts=config.drafts, cache_dtype=config.cache_dtype,
         ))  # fmt: skip
         jax.block_until_ready(rollout)
     kl = np.zeros(len(local_rows(rollout.finished_B)))

@@ -83,7 +83,7 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                         first_uid=index * config.batch_size * config.samples,
                         group_size=config.samples, max_new=config.max_new, slots=config.slots,
                         vocab_size=model.config.vocab_size, partners=partners,
-                        drafts=config.drafts,
+                        drafts=config.drafts, cache_dtype=config.cache_dtype,
                     ))  # fmt: skip
                     jax.block_until_ready(rollout)
                 with phases("verify"):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from posttrain_jax.kernels.paged import Where, paged_attention, write
+from posttrain_jax.kernels.paged import Scaled, Where, kept, paged_attention, write
 
 ROWS, KV, GROUP, WIDTH, VALUES, PAGE, PROMPT = 4, 2, 3, 8, 6, 4, 5
 PLACES = (0, 6, 3, 9)  # of the first new token; row 3 is in the second prompt's group
@@ -82,3 +82,48 @@ def test_new_tokens_are_written_where_their_rows_are_and_nowhere_else(pool):
         )  # fmt: skip
     np.testing.assert_array_equal(keys, k_pages)
     np.testing.assert_array_equal(values, v_pages)
+
+
+def in_eight_bits(arrays):
+    """(as a pool keeps them, the same put together again in float64)."""
+    packed = [kept(jnp.asarray(x), "int8", keys=i % 2 == 0) for i, x in enumerate(arrays)]
+    assert all(isinstance(x, Scaled) and x.numbers.dtype == jnp.int8 for x in packed)
+    wide = [np.float64(x.scale)[:, :, None, :] for x in packed[::2]]
+    tall = [np.float64(x.scale)[..., None] for x in packed[1::2]]
+    scales = (wide[0], tall[0], wide[1], tall[1])
+    return packed, [np.float64(x.numbers) * s for x, s in zip(packed, scales, strict=True)]
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_eight_bits_are_off_by_no_more_than_rounding_gives(pool, window):
+    """A number is off by max |x| / 254 of its vector, so a score by d = |q|_1 max |k| / 254 /
+    sqrt(H) at most, the weights together by 2 tanh(d / 2), and what comes out by
+    max |v| / 254 + 2 tanh(d / 2) max |v|."""
+    where, q, arrays = pool
+    arrays = [x * np.float32(10) ** (np.arange(KV) - 1)[:, None, None] for x in arrays]
+    packed, rounded = in_eight_bits(arrays)
+    for one, other, axis in zip(arrays, rounded, (2, 3, 2, 3), strict=True):
+        assert (np.abs(one - other) <= np.abs(one).max(axis, keepdims=True) / 253.9).all()
+    found = paged_attention(jnp.asarray(q), *packed, where, window=window)
+    np.testing.assert_allclose(found, expected(where, q, rounded, window), atol=5e-6)
+    off = np.abs(found - expected(where, q, arrays, window)).max(axis=(0, 1, 3))
+    for head in range(KV * GROUP):
+        mine = [np.abs(x[:, head // GROUP]).max() for x in arrays]
+        top_k, top_v = max(mine[::2]), max(mine[1::2])
+        most = np.abs(q[:, :, head]).sum(-1).max() * top_k / 254 * WIDTH**-0.5
+        assert 1e-4 * top_v < off[head] < top_v / 254 + 2 * np.tanh(most / 2) * top_v
+
+
+def test_new_tokens_are_written_in_eight_bits(pool):
+    where, _, (k_pages, *_) = pool
+    rng = np.random.default_rng(2)
+    new = rng.standard_normal((ROWS, NEW, KV, WIDTH)).astype(np.float32)
+    for pages, keys in ((k_pages, True), (rng.standard_normal((PAGES, KV, PAGE, WIDTH)), False)):
+        plain = write(jnp.asarray(pages, jnp.float32), jnp.asarray(new), where, keys=keys)
+        packed = write(
+            kept(jnp.asarray(pages), "int8", keys=keys), jnp.asarray(new), where, keys=keys
+        )
+        assert isinstance(packed, Scaled)
+        whole = kept(plain, "int8", keys=keys)
+        np.testing.assert_array_equal(packed.numbers, whole.numbers)
+        np.testing.assert_array_equal(packed.scale, whole.scale)

@@ -157,6 +157,15 @@ def test_a_queue_gives_the_same_rollout_and_tells_of_each_sequence_once(small):
         assert part.finished.tolist() == finished[part.rows].tolist()
 
 
+def test_a_cache_of_another_type_is_a_queues(small):
+    job, _ = asked_of(small, table(4), sampling=Sampling(), slots=8, cache_dtype="int8")
+    assert job.sizes is not None and job.rules.cache_dtype == "int8"
+    with pytest.raises(ValueError, match="slots=0: set slots to how many"):
+        asked_of(small, table(4), sampling=Sampling(), cache_dtype="int8")
+    with pytest.raises(ValueError, match=r"cache_dtype='int4': expected one of \('', 'bfloat16'"):
+        asked_of(small, table(4), sampling=Sampling(), slots=3, cache_dtype="int4")
+
+
 def test_slots_are_refused_with_recorded_experts(small):
     with pytest.raises(ValueError, match="does not go with router_replay=True"):
         asked_of(small, table(4), sampling=Sampling(), slots=3, record_experts=True)

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from posttrain_jax import optimizers, reward_model, train_state
 from posttrain_jax.api import Batch, Model, Params, Rollout
 from posttrain_jax.bench.flops import forward_flops
+from posttrain_jax.data.preferences import Preferences, Side
 from posttrain_jax.losses import dpo, sft
 from posttrain_jax.mesh import batch_shards, shard_rows
 from posttrain_jax.models import heads
@@ -33,7 +34,7 @@ from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Scored
 from posttrain_jax.rollout.updates import begin, learn, prepare
 from posttrain_jax.settings import defaults_of
-from posttrain_jax.stages import rl
+from posttrain_jax.stages import preference, rl
 
 MICROBATCHES = 8
 """Of the updates after a rollout."""
@@ -117,25 +118,40 @@ def sft_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload
 
 
 def dpo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
-    """Reference log-probs and one DPO update; a pair is two rows, one after the other."""
-    rows = 2 * sizes.pairs
+    """One pass of the preference stage's loop, with a reference that is asked at every step."""
+    config: Any = ConfigDict(
+        defaults_of("preference") | {"length": sizes.seq, "pairs_per_step": sizes.pairs}
+    )
     reference = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(params)
-    update, held = _training(model, params, dpo.loss)
-    batch = rows_of(model, mesh, rows, sizes)
-    weight = jnp.where(batch.weight_BT != 0, 1.0 / sizes.pairs, 0.0)
-    batch = batch._replace(weight_BT=weight)
+    view = preference.View(config, mesh, model, dpo, reference, 0)
+    pairs = preference.Pairs(_pairs(model, sizes), None)
+    chosen = range(sizes.pairs)
+    layout = view.layout(pairs, [chosen], config.microbatches)
+    update, held = _training(
+        view.reader(layout), params, view.bound(layout), together=layout.together
+    )
 
     def step():
-        logp = train_state.logprobs(model, reference, batch)
-        held[0], metrics = update(
-            held[0], batch._replace(reference_logp_BT=logp), jnp.float32(1e-6)
-        )
+        batch = view.batch(pairs, chosen, layout, sizes.pairs)
+        held[0], metrics = update(held[0], batch, jnp.float32(1e-6))
         return metrics
 
-    used = sizes.seq - max(1, sizes.masked)
-    flops = 4 * rows * forward_flops(model.config, sizes.seq, head=used)
-    tokens = rows * sizes.seq
-    return Workload(step, tokens, tokens, flops)
+    prompt, count = max(1, sizes.masked), 2 * sizes.pairs
+    said = sizes.seq - prompt
+    reading = sizes.pairs * forward_flops(model.config, prompt, head=0)
+    reading += count * forward_flops(model.config, said, before=prompt, head=said)
+    return Workload(step, count * sizes.seq, layout.rows * layout.length, 4 * reading)
+
+
+def _pairs(model: Model, sizes: Sizes) -> Preferences:
+    """Pairs of random responses to random prompts of `sizes.masked` tokens."""
+    random, size = np.random.default_rng(0), (sizes.pairs, 2, sizes.seq)
+    tokens = random.integers(3, model.config.vocab_size, size, np.int32)
+    prompt = max(1, sizes.masked)
+    tokens[:, 1, :prompt] = tokens[:, 0, :prompt]
+    said = np.arange(sizes.seq) >= prompt
+    side = lambda row: Side(row, said, np.zeros_like(said))  # noqa: E731
+    return Preferences([(side(one), side(other)) for one, other in tokens], [], [], [])
 
 
 def _prompts(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:

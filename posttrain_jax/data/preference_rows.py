@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from posttrain_jax.api import Batch
 from posttrain_jax.data.loader import row_batch
-from posttrain_jax.data.pairs import Layout, lay_out, one_a_row, packed
+from posttrain_jax.data.pairs import Layout, aligned, lay_out, one_a_row, packed
 from posttrain_jax.data.preferences import Side
 from posttrain_jax.mesh import batch_shards
 
@@ -30,9 +30,13 @@ def find_layout(
       steps: the groups of each step, by number.
       parts: the rows are to divide into so many microbatches.
     """
-    if not config.row_length:
-        return one_a_row(config.length, config.pairs_per_step, len(groups[0]))
     tokens = [[side.tokens for side in group] for group in groups]
+    if not config.row_length:
+        # A first token that counts has nothing before it: no padding either.
+        weighty = any(s.said[0] or s.template[0] for group in groups for s in group)
+        if len(groups[0]) == 1 or weighty:
+            return one_a_row(config.length, config.pairs_per_step, len(groups[0]))
+        return aligned(tokens, config.length, config.pairs_per_step)
     return packed(tokens, steps, config.row_length, batch_shards(mesh) * parts)
 
 

@@ -13,8 +13,9 @@ nothing, so that is the policy without them.
               headers and turn markers, end of sequence included, count in the likelihood alone
               (Llama 3, arXiv 2407.21783, section 4.1.4)
 
-A pair is two rows of `length` tokens; with `row_length`, whole pairs lie packed in fewer rows. What
-can't be learnt from is left out and counted (data/preferences.py); its rows are in left_out.jsonl.
+A pair is two rows of `length` tokens, or of fewer, whose common prompt goes through the layers once
+(data/pairs.py); with `row_length`, whole pairs lie packed in fewer rows. What can't be learnt from
+is left out and counted (data/preferences.py); its rows are in left_out.jsonl.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from posttrain_jax.data.preference_rows import (
 from posttrain_jax.data.preferences import Preferences
 from posttrain_jax.mesh import check_batch
 from posttrain_jax.metrics import MetricLogger, PhaseTimer
+from posttrain_jax.models.sharing import share_prompts
 from posttrain_jax.policy import (
     Text,
     load_trainable,
@@ -195,6 +197,10 @@ class View(NamedTuple):
         """How the pairs of each step lie in rows that divide into so many parts."""
         return find_layout(self.config, self.mesh, pairs.data.groups, steps, parts)
 
+    def reader(self, layout: Layout) -> Model:
+        """The model, for rows of this layout."""
+        return share_prompts(self.model, layout.members, layout.prompt)
+
     def bound(self, layout: Layout) -> Callable:
         """The loss with its options, for rows of this layout."""
         return functools.partial(
@@ -216,7 +222,7 @@ class View(NamedTuple):
             marks["reference_logp_BT"] = spread(groups, [pairs.reference[i] for i in chosen])
         batch = place(self.mesh, groups, layout, self.pad_id, marks)
         if self.reference is not None:
-            logp = train_state.logprobs(self.model, self.reference, batch)
+            logp = train_state.logprobs(self.reader(layout), self.reference, batch)
             batch = batch._replace(reference_logp_BT=logp)
         return batch
 
@@ -244,7 +250,7 @@ def train(
     checkpoints = Checkpoints(workdir, config.save_every)
     optimizer = optimizers.make_optimizer(**config.optimizer)
     update = train_state.make_update(
-        view.model, optimizer, view.bound(layout), frozen=frozen,
+        view.reader(layout), optimizer, view.bound(layout), frozen=frozen,
         microbatches=config.microbatches, together=layout.together,
     )  # fmt: skip
     state = train_state.init_state(trained, optimizer)
@@ -282,9 +288,9 @@ def evaluate(view: View, params: Params, pairs: Pairs) -> dict[str, Any]:
     count, size = len(pairs.data.groups), view.config.pairs_per_step
     steps = [list(range(i, min(i + size, count))) for i in range(0, count, size)]
     layout = view.layout(pairs, steps, 1)
-    loss, found = view.bound(layout), {}
+    model, loss, found = view.reader(layout), view.bound(layout), {}
     for step in steps:
-        metrics = measure(view.model, loss, params, view.batch(pairs, step, layout, count))
+        metrics = measure(model, loss, params, view.batch(pairs, step, layout, count))
         found = {name: found.get(name, 0.0) + float(x) for name, x in metrics.items()}
     right = found["pair_accuracy"]
     error = (right * (1 - right) / max(1, count - 1)) ** 0.5  # of answers that are 0 or 1

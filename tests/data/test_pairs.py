@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posttrain_jax.data.pairs import lay_out, one_a_row, packed
+from posttrain_jax.data.pairs import aligned, beginning, lay_out, one_a_row, packed
 
 
 def draw_groups(count, members=2, seed=0):
@@ -71,8 +71,8 @@ def test_packed_groups_stay_together(multiple, members):
 def test_the_step_that_needs_most_rows_counts():
     # two pairs of 5 tokens share a row of 10, two of 6 do not
     groups = [("..", "..."), ("...", ".."), ("...", "..."), ("....", "..")]
-    assert packed(groups, [[0, 1]], 10, 1)[1:] == (1, 4, 2)
-    assert packed(groups, [[0, 1], [2, 3]], 10, 1)[1:] == (2, 4, 2)
+    assert packed(groups, [[0, 1]], 10, 1)[1:4] == (1, 4, 2)
+    assert packed(groups, [[0, 1], [2, 3]], 10, 1)[1:4] == (2, 4, 2)
 
 
 @pytest.mark.parametrize(("members", "what"), [(1, "a sequence has 30"), (2, "a pair has 60")])
@@ -84,8 +84,40 @@ def test_a_group_that_no_row_holds(members, what):
 def test_one_pair_in_each_packed_row():
     groups = [([1, 2, 3], [4]), ([5, 6], [7, 8])]
     layout = packed(groups, [[0, 1]], 5, 1)
-    assert layout == (5, 2, 2, 2) and layout.together == 1
+    assert layout == (5, 2, 2, 2, 0) and layout.together == 1
     marks = marks_of(groups)
     rows = lay_out(groups, layout, 99, marks)
     found = [sequences_of(rows, row) for row in range(2)]
     assert found == [list(zip(g, m, strict=True)) for g, m in zip(groups, marks, strict=True)]
+
+
+def test_beginnings():
+    assert beginning(([1, 2, 3], [1, 2, 4, 5])) == 2
+    assert beginning(([1, 2], [1, 2, 4])) == 2 and beginning(([3], [4])) == 0
+    assert beginning(([1, 2, 3], [1, 2, 3, 4], [1, 9])) == 1
+
+
+def test_beginnings_end_at_one_place():
+    groups = [([1, 2, 3, 4, 5], [1, 2, 3, 6]), ([7, 8, 8], [7, 9, 9])]
+    layout = aligned(groups, 6, 3)
+    assert layout == (5, 6, 1, 2, 3) and layout.together == 2
+    marks = [[np.array(s) / 2 for s in group] for group in groups]
+    rows = lay_out(groups, layout, 99, marks)  # a step of two groups only
+    assert rows.tokens.tolist() == [
+        [1, 2, 3, 4, 5], [1, 2, 3, 6, 99], [99, 99, 7, 8, 8], [99, 99, 7, 9, 9], [99] * 5, [99] * 5
+    ]  # fmt: skip
+    assert rows.positions.tolist()[:3] == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 0], [0, 0, 0, 1, 2]]
+    real = rows.tokens != 99
+    np.testing.assert_array_equal(rows.segments, real)
+    np.testing.assert_array_equal(rows.mask, np.where(real, rows.tokens / 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("groups", "length"),
+    [
+        ([([1, 2, 3], [1, 2, 4]), ([1], [2])], 9),  # a group that has none
+        ([([1, 2, 3, 4], [1, 2, 5]), ([6, 7, 8, 9, 5], [6] * 5)], 5),  # 2 + 2 * 4 places of 10
+    ],
+)
+def test_rows_stay_plain_where_nothing_is_won(groups, length):
+    assert aligned(groups, length, 2) == one_a_row(length, 2)

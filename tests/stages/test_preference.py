@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from posttrain_jax import artifacts, interrupt, policy, settings, train_state, tree
 from posttrain_jax.api import Artifact
 from posttrain_jax.data.chat import load_template
+from posttrain_jax.data.pairs import one_a_row
 from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.files import read_json
 from posttrain_jax.losses import dpo, orpo, simpo
@@ -196,6 +197,8 @@ def test_accuracy_on_held_out_pairs(start, tmp_path, tiny, logp_float64):
     assert artifact.metrics["heldout_margin"]["mean"] == pytest.approx(np.mean(margins), abs=1e-4)
 
 
+PLAIN = 50
+"""The `length` for which prompts are read with each side."""
 CASES = {
     "dpo": (dpo, {"nll_coef": 0.2, "mask_formatting_tokens": True}),
     "orpo": (orpo, {"nll_coef": 1.0, "nll_norm": "batch"}),
@@ -213,7 +216,7 @@ def test_padding_packing_and_microbatches_change_no_update(tiny, pairs, name):
         tuple(rng.normal(-3, 1, side.said.sum()).astype(np.float32) for side in group)
         for group in pairs.groups
     ]
-    layouts = [{}, {"row_length": 160, "microbatches": 2}]
+    layouts = [{"length": PLAIN}, {}, {"row_length": 160, "microbatches": 2}]
     layouts += [{"length": 64}, {"microbatches": 2}] if module is dpo else []
     for changes in layouts:
         config = train(loss=name, **options, **changes)
@@ -221,22 +224,36 @@ def test_padding_packing_and_microbatches_change_no_update(tiny, pairs, name):
         known = preference.Pairs(pairs, kept if module is dpo else None)
         steps = [[3, 0, 11, 5], [1, 2, 4, 6]]
         layout = view.layout(known, steps, config.microbatches)
-        shapes.add((layout.rows, layout.sequences))
+        if config.length == PLAIN:
+            layout = one_a_row(PLAIN, 4)
+        shapes.add((layout.rows, layout.sequences, bool(layout.prompt)))
         update = train_state.make_update(
-            tiny.model, descent, view.bound(layout), microbatches=config.microbatches,
+            view.reader(layout), descent, view.bound(layout), microbatches=config.microbatches,
             together=layout.together,
         )  # fmt: skip
         state = train_state.init_state(jax.tree.map(jnp.copy, tiny.params), descent)
         batch = view.batch(known, steps[0], layout, 4)
         state, metrics = update(state, batch, jnp.float32(1.0))
         found.append((state.params, {k: float(v) for k, v in metrics.items()}))
-    assert (8, 1) in shapes and any(most > 2 for _, most in shapes)
+    assert {(8, 1, False), (8, 1, True)} <= shapes and any(most > 2 for _, most, _ in shapes)
     (params, metrics), *others = found
     assert metrics["grad_norm"] > 1e-2
     for other, its in others:
         assert its == pytest.approx(metrics, rel=2e-6, abs=1e-6)
         for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(x, y, atol=1e-6, rtol=2e-6)
+
+
+def test_a_reference_asked_of_shared_prompts_says_what_it_says_of_plain_rows(tiny, pairs):
+    view = preference.View(train(), tiny.mesh, tiny.model, dpo, tiny.params, pad_id=0)
+    known, said = preference.Pairs(pairs, None), []
+    for layout in (view.layout(known, [[0, 1, 2, 3]], 1), one_a_row(48, 4)):
+        batch = view.batch(known, [0, 1, 2, 3], layout, 4)
+        assert batch.weight_BT.shape == (8, layout.length)
+        said.append([row[row != 0] for row in np.asarray(batch.reference_logp_BT)])
+    for one, other in zip(*said, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-6)
+        assert len(one) > 1
 
 
 def test_formatting_tokens_are_in_the_likelihood_alone(tiny, pairs):

@@ -30,6 +30,7 @@ from posttrain_jax.stages.sft import load_rows
 DEFAULTS = {
     "data": {},
     "system": "",
+    "results": (),
     "length": ...,
     "batch_size": 32,
     "k": ...,

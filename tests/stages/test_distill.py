@@ -86,7 +86,7 @@ CACHE = {**DATA, "k": 5}
 
 def test_the_cache_holds_the_teachers_distributions(run, two, logp_float64):
     made = run("teacher_logprobs", {"teacher": "teacher"}, **CACHE, temperature=1.5)
-    config = ConfigDict({**COMMON, **CACHE, "system": "", "data": {"a": {"path": str(
+    config = ConfigDict({**COMMON, **CACHE, "system": "", "results": (), "data": {"a": {"path": str(
         two["teacher"][0].path.parent / "data.jsonl"
     )}}})  # fmt: skip
     rows, _ = load_rows(config, {}, policy.open_text(COMMON))

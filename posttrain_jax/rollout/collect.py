@@ -141,8 +141,7 @@ def _stream(setting: Setting, policy, prompts, sampling: Sampling, first: int, g
     judging = Judging(setting.judges.pool, examples[local_slice(job.asked.uids_B)])
     stretch, (model, params) = -(-config.max_new // config.looks), policy
     rollout = engine.stream(model, params, job, tokenizer, judging, stretch=stretch)
-    if rollout.sound_B is not None:
-        judging.sound_B &= local_rows(rollout.sound_B)
+    judging.sound_B = engine.sound(rollout)
     return jax.block_until_ready(rollout), judging
 
 

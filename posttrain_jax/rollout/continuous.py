@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import Pool, unstack
@@ -124,7 +123,7 @@ def sample_queue(
 ) -> tuple[Rollout, Work]:
     """As `sampler.sample`, with no more than `sizes.slots` sequences at a time on each shard."""
     inside = lambda params, asked: _sample(model, unstack(params), asked, rules, sizes)  # noqa: E731
-    given = (spread.of_weights(model), spread.of_asked(asked))
+    given = (spread.of_weights(model, params), spread.of_asked(asked))
     return spread.over_shards(inside, given, (spread.rows(), spread.whole()), params, asked)
 
 
@@ -177,22 +176,20 @@ def serve(
     """
     last_P = asked.prompts_PT[:, -1]
 
-    def opening(s: Slots) -> Array:
-        free = jnp.minimum(jnp.sum(~s.live_B), slots.free_pages(s))
-        return (free >= sizes.threshold) & ((slots.waiting(s) > 0) | (slots.room(s) > 0))
-
-    def open_to(state: State) -> Array:
-        return spread.anywhere(opening(state.slots))
-
-    def going_on(state: State) -> Array:
+    def conditions(state: State) -> Array:
+        """Whether to go on; whether any slot is decoded, and whether sequences could be let in."""
         s = state.slots
         more = (slots.queued(s) > 0) | (jnp.sum(s.live_B) > until)
+        free = jnp.minimum(jnp.sum(~s.live_B), slots.free_pages(s))
+        opening = (free >= sizes.threshold) & ((slots.waiting(s) > 0) | (slots.room(s) > 0))
+        decoding = jnp.any(slots.going(s))
         if limit is not None:
-            more &= (s.steps < limit) & (jnp.any(slots.going(s)) | opening(s))
-        return spread.anywhere(more)
+            more &= (s.steps < limit) & (decoding | opening)
+        return spread.anywhere(jnp.stack([more, decoding, opening]))
 
-    def decoding(state: State) -> Array:
-        return spread.anywhere(jnp.any(slots.going(state.slots)))
+    def decodes_on(state: State) -> Array:
+        more, decoding, opening = conditions(state)
+        return more & decoding & ~opening
 
     def lacking(state: State) -> Array:
         s = state.slots
@@ -211,12 +208,10 @@ def serve(
 
     def turn(state: State) -> State:
         state = let_in(state)
-        return jax.lax.while_loop(
-            lambda state: going_on(state) & decoding(state) & ~open_to(state),
-            lambda state: _step(model, params, asked, rules, sizes, state), state,
-        )  # fmt: skip
+        step = lambda state: _step(model, params, asked, rules, sizes, state)  # noqa: E731
+        return jax.lax.while_loop(decodes_on, step, state)
 
-    return jax.lax.while_loop(going_on, turn, state)
+    return jax.lax.while_loop(lambda state: conditions(state)[0], turn, state)
 
 
 def _prefill(model: Model, params: Params, asked: Asked, sizes: Sizes, state: State) -> State:
@@ -246,14 +241,10 @@ def _step(
     s = slots.turn_pages(s, PAGE, count_B)
     row_B = jnp.minimum(s.sequence_B, len(asked.uids_B) - 1)
     length_B = jnp.sum(asked.segments_PT, axis=1)[row_B // rules.group_size]
-    hidden_BTD, pool = model.apply(
-        params, tokens_BT, positions_BT=(length_B - 1 + s.place_B)[:, None] + np.arange(read),
-        segments_BT=jnp.ones(tokens_BT.shape, jnp.int32),
-        cache=pools.at(state.pool, s, PAGE, count_B, read),
-    )  # fmt: skip
-    if sizes.drafts:
-        # Of one token, as the loop began with.
-        pool = pool._replace(where=state.pool.where, near=state.pool.near)
+    at = pools.at(state.pool, s, PAGE, count_B, read)
+    hidden_BTD, pool = pools.read(
+        model, params, tokens_BT, length_B - 1 + s.place_B, at, state.pool
+    )
     busy = s.busy + jnp.sum(slots.going(s), dtype=jnp.int32)
     state = state._replace(slots=s._replace(steps=s.steps + 1, busy=busy), pool=pool)
     take = functools.partial(_take, asked, rules, row_B, length_B)

@@ -23,6 +23,7 @@ from posttrain_jax.rollout import serving
 from posttrain_jax.rollout.continuous import Sizes, half
 from posttrain_jax.rollout.partners import Answer, Partner, Partners
 from posttrain_jax.rollout.request import Asked, Rules
+from posttrain_jax.rollout.sampler import layers_apart
 from posttrain_jax.rollout.serving import Answers, Served
 
 
@@ -151,7 +152,7 @@ def roll_out(
       host: answers calls.
       look: called between stretches while the device works on the next, last when all have ended.
     """
-    params, steps = serving.layers_apart(params), jnp.int32(stretch)
+    params, steps = layers_apart(params), jnp.int32(stretch)
     state, count = serving.begin(model, asked, rules, sizes), sizes.slots
     state, seen = serving.advance(model, params, asked, rules, sizes, state, steps)
     try:

@@ -4,10 +4,10 @@
     state = start(batch, vocab_size, sampling, rows=make_rows(batch, top_k=[20, 0], ...))
     drawn = draw(logits_BV, keys_B, place_B, sampling, tables, state)  # for every token
 
-An option that isn't used isn't in the program: with none it is `sample_token` and the comparison
-with the stop tokens. The order is that of vLLM and transformers: bias, penalties, tokens that can't
-be sampled yet, temperature, top-k, top-p, min-p. A forced token takes the place of the sampled one
-afterwards.
+An option that isn't used isn't in the program: with none it is `pick`, the model's log-prob and the
+comparison with the stop tokens. The order is that of vLLM and transformers: bias, penalties, tokens
+that can't be sampled yet, temperature, top-k, top-p, min-p. A forced token takes the place of the
+sampled one afterwards.
 """
 
 from __future__ import annotations

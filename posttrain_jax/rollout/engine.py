@@ -231,16 +231,17 @@ def roll_out(model: Model, params: Params, job: Job) -> Rollout:
         return sampler.sample(model, params, job.asked, job.rules)
     if job.partners is None:
         return continuous.sample_queue(model, params, job.asked, job.rules, job.sizes)[0]
-    return _serve(model, params, job, lambda seen: None, STRETCH)
+    return _serve(model, params, job, STRETCH)
 
 
-def _serve(model: Model, params: Params, job: Job, look, stretch: int) -> Rollout:
+def _serve(model: Model, params: Params, job: Job, stretch: int, **look: Any) -> Rollout:
     assert job.sizes is not None
     host = None
-    if job.partners is not None and job.mesh is not None:
+    if job.partners is not None:
+        assert job.mesh is not None
         host = conversations.Host(job.partners, job.examples, job.rules, job.mesh)
     return conversations.roll_out(
-        model, params, job.asked, job.rules, job.sizes, stretch=stretch, host=host, look=look
+        model, params, job.asked, job.rules, job.sizes, stretch=stretch, host=host, **look
     )
 
 
@@ -264,10 +265,11 @@ def stream(
 
         def look(seen: serving.Served) -> None:
             nonlocal told
-            given = Seen(seen.busy, ~seen.ended_N, *seen[5:8])
+            shown = (seen.finished_N, seen.tokens_NC, seen.mask_NC)
+            given = Seen(seen.busy, ~seen.ended_N, *shown)
             told = _tell(given, told, tokenizer, ended, strings)
 
-        return _serve(model, params, job, look, stretch)
+        return _serve(model, params, job, stretch, look=look)
     params, asked = sampler.layers_apart(params), (job.asked, job.rules)
     loop, seen = sampler.start(model, params, *asked)
     while bool(seen.more):
@@ -293,6 +295,13 @@ def _tell(
         ended(Ended(rows, texts, mask.sum(axis=1), finished))
         told[rows] = True
     return told
+
+
+def sound(rollout: Rollout) -> np.ndarray:
+    """Which of this host's sequences nobody failed while they were made, bool [B]."""
+    if rollout.sound_B is None:
+        return np.ones(len(local_rows(rollout.finished_B)), bool)
+    return local_rows(rollout.sound_B)
 
 
 def responses(

@@ -188,20 +188,6 @@ def waits(keys_B: jax.Array, size: int) -> jax.Array:
     return -jnp.log1p(-(bits.astype(jnp.float32) + 0.5) * 2.0**-32)
 
 
-def sample_token(
-    logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sample one token a row, by the first four settings of `sampling`.
-
-    Returns:
-      token [B], its log-prob under the sampling distribution, and under the untempered model.
-      Greedy tokens have sampling log-prob 0.
-    """
-    logits_BV = logits_BV.astype(jnp.float32)
-    token_B, behaviour_B = pick(logits_BV, keys_B, sampling)
-    return token_B, behaviour_B, token_logp(logits_BV, token_B)
-
-
 def pick(
     logits_BV: jax.Array, keys_B: jax.Array, sampling: Sampling
 ) -> tuple[jax.Array, jax.Array]:

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 
 from posttrain_jax.api import Array, Model, Params, Rollout
-from posttrain_jax.models.transformer import unstack
 from posttrain_jax.rollout import continuous, pools, slots, spread
 from posttrain_jax.rollout.continuous import Sizes, State
 from posttrain_jax.rollout.request import Asked, Rules
@@ -67,9 +66,6 @@ class Answers(NamedTuple):
     length_A: Array
 
 
-layers_apart = jax.jit(unstack)
-
-
 def _held(state: State) -> State:
     """A shard's state as its row of that of all shards."""
     return jax.tree.map(lambda x: x[None], state)
@@ -99,10 +95,14 @@ def advance(
     model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State,
     stretch: Array,
 ) -> tuple[State, Served]:  # fmt: skip
-    """Read what was answered, then up to `stretch` more steps; `state` is used up."""
+    """Read what was answered, then up to `stretch` more steps; `state` is used up.
+
+    Args:
+      params: `sampler.layers_apart`.
+    """
 
     def inside(params, asked, state, stretch):
-        state, params = _own(state), unstack(params)
+        state = _own(state)
         if rules.inserts:
             state = _read(model, params, asked, rules, state)
         limit = state.slots.steps + stretch
@@ -112,7 +112,7 @@ def advance(
         return _held(state), jax.tree.map(jnp.copy, _shown(state))  # state is donated
 
     given = (
-        spread.of_weights(model), spread.of_asked(asked), spread.rows(), spread.whole(),
+        spread.of_weights(model, params), spread.of_asked(asked), spread.rows(), spread.whole(),
     )  # fmt: skip
     shown = Served(*[spread.whole()] * 4, *[spread.rows()] * 7)
     return spread.over_shards(inside, given, (spread.rows(), shown), params, asked, state, stretch)
@@ -200,15 +200,12 @@ def _pass(
     at_FT = jnp.maximum(place_F[:, None] - 1 + ahead_T, 0)
     said_FT = state.written.tokens_NC[row_F[:, None], at_FT]
     length_F = jnp.sum(asked.segments_PT, axis=1)[row_F // rules.group_size]
-    cache = pools.at(state.pool, s, continuous.PAGE, count_B, continuous.PAGE)
-    _, pool = model.apply(
-        params, said_FT, positions_BT=(length_F - 1 + place_F)[:, None] + ahead_T,
-        segments_BT=jnp.ones(said_FT.shape, jnp.int32), cache=pools.of_some(cache, chosen_F),
-    )  # fmt: skip
+    at = pools.at(state.pool, s, continuous.PAGE, count_B, continuous.PAGE)
+    at = pools.of_some(at, chosen_F)
+    _, pool = pools.read(model, params, said_FT, length_F - 1 + place_F, at, state.pool)
     row_B, place_B = jnp.minimum(s.sequence_B, rows - 1), s.place_B + count_B
     last_B = state.written.tokens_NC[row_B, jnp.maximum(place_B - 1, 0)]
     s = s._replace(token_B=jnp.where(count_B > 0, last_B, s.token_B), place_B=place_B)
-    pool = pool._replace(where=state.pool.where, near=state.pool.near)
     state = state._replace(slots=s, pool=pool)
     most_B = rules.max_new if state.draw.rows.max_new is None else state.draw.rows.max_new
     return continuous.end(state, (count_B > 0) & (place_B >= jnp.minimum(most_B, rules.max_new)))

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from jax.sharding import PartitionSpec
 
-from posttrain_jax.api import Array, Model
+from posttrain_jax.api import Array, Model, Params
 from posttrain_jax.kernels.axes import BATCH_AXES, mapped_axes, split_axes
 from posttrain_jax.mesh import AXES, is_axes
 from posttrain_jax.rollout.request import Asked
@@ -54,12 +54,21 @@ def of_asked(asked: Asked) -> Asked:
     return split._replace(key=whole(), tables=jax.tree.map(lambda _: whole(), asked.tables))
 
 
-def of_weights(model: Model) -> Any:
-    """Whole on every shard, but for experts, which stay on the devices of their axis."""
+def of_weights(model: Model, params: Params) -> Any:
+    """Whole on every shard, but for experts, which stay on the devices of their axis.
+
+    Args:
+      params: stacked, or with layers apart (`transformer.unstack`).
+    """
     if not split_axes(("expert",)):
         return whole()
     own = lambda axes: PartitionSpec(*("expert" if n == "experts" else None for n in axes))  # noqa: E731
-    return jax.tree.map(own, model.axes(), is_leaf=is_axes)
+    split = jax.tree.map(own, model.axes(), is_leaf=is_axes)
+    apart = {name: layers for name, layers in params.items() if isinstance(layers, tuple)}
+    for name, layers in apart.items():
+        layer = jax.tree.map(lambda spec: PartitionSpec(*spec[1:]), split[name])
+        split[name] = (layer,) * len(layers)
+    return split
 
 
 def before(count: int) -> Array | int:

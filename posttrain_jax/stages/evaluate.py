@@ -281,8 +281,7 @@ def grade(
         column, sound = ask(judge, name, examples, texts, wanted)
         scored.append(column)
         valid = valid & sound
-    if rollout.sound_B is not None:
-        valid = valid & local_rows(rollout.sound_B)
+    valid = valid & engine.sound(rollout)
     mask = local_rows(rollout.response_mask_BT)
     finished = local_rows(rollout.finished_B)
     answers = [find_answer(t) for t in texts]

@@ -140,8 +140,7 @@ def score(
     names = (*pool.names, *judges)
     lengths = local_rows(rollout.response_mask_BT).sum(axis=1)
     finished = local_rows(rollout.finished_B)
-    if rollout.sound_B is not None:
-        valid = valid & local_rows(rollout.sound_B)
+    valid = valid & engine.sound(rollout)
     return [
         {
             **prompts.examples[owner], "response": text, "index": int(owner), "sample": int(sample),

@@ -110,10 +110,10 @@ def on_eight(config, axes):
     }  # fmt: skip
 
 
-def conversations_on(axes, devices=None):
+def conversations_on(config, axes, devices=None):
     """Rollouts whose every seventh token is answered with one to three tokens."""
-    mesh, model = make_mesh(axes, devices), make_model(DENSE)
-    called = np.arange(DENSE.vocab_size) % 7 == 3
+    mesh, model = make_mesh(axes, devices), make_model(config)
+    called = np.arange(config.vocab_size) % 7 == 3
     tables = Tables(call=TokenAutomaton(np.int32([[0, 0], [1, 0]]), called.astype(np.int32)))
     rules = RULES._replace(sampling=RULES.sampling._replace(call_strings=("?",)), inserts=3)
     given = asked(mesh)._replace(rows=RowSettings(), tables=tables)
@@ -139,6 +139,8 @@ if __name__ == "__main__":
     print(json.dumps({
         "dense": by_parts(DENSE, 8), "sparse": on_one(SPARSE),
         **{name: on_eight(*mesh) for name, mesh in MESHES.items()},
-        "alone": conversations_on({}, jax.devices()[:1]),
-        "together": conversations_on({"data": 2, "fsdp": 2, "tensor": 2}),
+        "conversations": {
+            name: [conversations_on(config, {}, jax.devices()[:1]), conversations_on(config, axes)]
+            for name, (config, axes) in MESHES.items() if "tensor" in axes
+        },
     }))  # fmt: skip

@@ -20,13 +20,6 @@ FAMILIES = Path(__file__).parents[1] / "golden" / "families"
 PROMPTS, GROUP, WIDTH, NEW = 6, 3, 5, 13
 
 
-@pytest.fixture(scope="module")
-def small_pages():
-    before, continuous.PAGE = continuous.PAGE, 4
-    yield
-    continuous.PAGE = before
-
-
 def asked(vocabulary, prompts=PROMPTS, most=None):
     rng = np.random.default_rng(0)
     segments = (np.arange(WIDTH) >= rng.integers(0, WIDTH, (prompts, 1))).astype(np.int32)

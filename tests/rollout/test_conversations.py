@@ -8,7 +8,6 @@ import pytest
 
 from posttrain_jax.data.tokenizer import load_tokenizer
 from posttrain_jax.policy import Text
-from posttrain_jax.rollout import continuous
 from posttrain_jax.rollout.continuous import Sizes
 from posttrain_jax.rollout.conversations import Host, roll_out
 from posttrain_jax.rollout.draw_state import make_tables
@@ -22,13 +21,6 @@ PROMPTS, GROUP, WIDTH, NEW, LONGEST = 4, 2, 5, 40, 12
 TINY = load_tokenizer("tiny")
 CALL = tuple("abcdefgh一二三")
 SAMPLING = Sampling(1.1, stop=(TINY.eos_id, *range(300, 330)), call_strings=CALL)
-
-
-@pytest.fixture(scope="module")
-def small_pages():
-    before, continuous.PAGE = continuous.PAGE, 4
-    yield
-    continuous.PAGE = before
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from posttrain_jax.rollout.draw_state import make_tables
 from posttrain_jax.rollout.forcing import make_thinking
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.row_settings import RowSettings
-from posttrain_jax.rollout.sampler import sample
+from posttrain_jax.rollout.sampler import layers_apart, sample
 from posttrain_jax.rollout.sampling import Sampling
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "small_pages")
@@ -25,13 +25,6 @@ OPTIONS = Sampling(
     logit_bias=((9, -1e9),), stop_strings=("ab", "一"), top_logprobs=2,
     thinking=make_thinking(TINY, budget=9, end="so\n</think>"),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def small_pages():
-    before, continuous.PAGE = continuous.PAGE, 4
-    yield
-    continuous.PAGE = before
 
 
 def asked(vocabulary, **given):
@@ -89,7 +82,7 @@ def test_pairs_of_tokens_are_distributed_as_the_model_says(make_small, logp_floa
     given = Asked(tokens, np.ones_like(tokens), jax.random.key(1), uids)
     rules, sizes = Rules(Sampling(), 2, group), Sizes(2000, 2000, 5, 5, 500, 2)
     state = serving.begin(policy.model, given, rules, sizes)
-    params = serving.layers_apart(policy.params)
+    params = layers_apart(policy.params)
     state, _ = serving.advance(policy.model, params, given, rules, sizes, state, jnp.int32(999))
     first, second = np.asarray(state.written.tokens_NC)[0].T  # of the one shard
     assert state.tally.proposed[0] == len(uids)  # nothing is drafted behind the last place

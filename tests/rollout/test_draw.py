@@ -15,7 +15,7 @@ from posttrain_jax.rollout.draw_state import State, make_tables, put, start
 from posttrain_jax.rollout.forcing import Thinking
 from posttrain_jax.rollout.penalties import count, start_counts
 from posttrain_jax.rollout.row_settings import RowSettings, make_rows
-from posttrain_jax.rollout.sampling import Sampling, row_keys, sample_token
+from posttrain_jax.rollout.sampling import Sampling, pick, row_keys, token_logp
 from posttrain_jax.rollout.stop_strings import trim
 
 TINY = load_tokenizer("tiny")
@@ -33,7 +33,8 @@ def keys_of(batch):
 )
 def test_what_is_not_used_is_not_in_the_program(sampling):
     def by_hand(logits_BV, keys_B, place_B):
-        token_B, behaviour_B, model_B = sample_token(logits_BV, keys_B, sampling)
+        token_B, behaviour_B = pick(logits_BV, keys_B, sampling)
+        model_B = token_logp(logits_BV, token_B)
         compared = [token_B == stop for stop in sampling.stop]
         stop_B = functools.reduce(jnp.logical_or, compared, jnp.zeros(token_B.shape, bool))
         return token_B, behaviour_B, model_B, stop_B

@@ -61,9 +61,8 @@ def test_votes_are_those_of_a_plain_loop(small, text, logp_float64):
             while len(tokens) < start + 6 and tokens[-1] != text.tokenizer.eos_id:
                 logp = logp_float64(small.exact, small.model.config, tokens)[-1] / 0.8
                 key = jax.random.fold_in(base, len(tokens))
-                tokens.append(
-                    int(np.argmin(np.float64(waits(key[None], len(logp))[0]) / np.exp(logp)))
-                )
+                race = np.log(np.float64(waits(key[None], len(logp))[0])) - logp
+                tokens.append(int(np.argmin(race)))
             kept = [t for t in tokens[start:] if t != text.tokenizer.eos_id]
             assert reply.text == text.tokenizer.decode(kept)
     assert len({reply.text for replies in found for reply in replies}) == 4

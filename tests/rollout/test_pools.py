@@ -10,7 +10,7 @@ import pytest
 from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.models.config import Latent
 from posttrain_jax.models.safetensors import load_pretrained
-from posttrain_jax.rollout import continuous, pools, slots
+from posttrain_jax.rollout import pools, slots
 from posttrain_jax.rollout.continuous import Sizes, sample_queue
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
@@ -20,13 +20,6 @@ pytestmark = pytest.mark.usefixtures("quick_compile", "small_pages")
 GEMMA = Path(__file__).parents[1] / "golden" / "families" / "gemma3_text"
 PROMPTS, GROUP, WIDTH, NEW, PAGE = 4, 3, 5, 30, 4
 RULES = Rules(Sampling(temperature=0.9, stop=(1, 2)), NEW, GROUP)
-
-
-@pytest.fixture(scope="module")
-def small_pages():
-    before, continuous.PAGE = continuous.PAGE, PAGE
-    yield
-    continuous.PAGE = before
 
 
 def asked(vocabulary, prompts=PROMPTS):

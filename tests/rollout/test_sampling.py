@@ -1,22 +1,29 @@
 """The sampling rules against brute-force sets in numpy, and frequencies against probabilities."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from posttrain_jax.rollout.draw import draw
 from posttrain_jax.rollout.sampling import (
     Sampling,
     filter_logits,
     first_largest,
     row_keys,
-    sample_token,
     waits,
 )
 
 LOGITS = np.random.default_rng(0).normal(0, 2, (6, 12)).astype(np.float32)
 filtered = jax.jit(filter_logits, static_argnums=1)
-sampled = jax.jit(sample_token, static_argnums=2)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def sampled(logits_BV, keys_B, sampling):
+    """(token, its log-prob under the sampling distribution, and under the model)."""
+    return draw(logits_BV, keys_B, jnp.zeros(len(logits_BV), jnp.int32), sampling)[:3]
 
 
 def allowed_probs(logits, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):

@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from posttrain_jax.data.tokenizer import load_tokenizer
-from posttrain_jax.rollout import continuous, engine
+from posttrain_jax.rollout import engine
 from posttrain_jax.rollout.continuous import Sizes, sample_queue
 from posttrain_jax.rollout.draw_state import NO_TABLES
 from posttrain_jax.rollout.engine import Prompts
@@ -25,13 +25,6 @@ EVERYTHING = Sampling(
     frequency_penalty=0.3, logit_bias=((9, -1e9), (11, 2.0)), min_new=3, stop_strings=("a", "一"),
     top_logprobs=4, thinking=make_thinking(TINY, budget=6, end="so\n</think>"),
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def small_pages():
-    before, continuous.PAGE = continuous.PAGE, 4
-    yield
-    continuous.PAGE = before
 
 
 @pytest.fixture(scope="module")

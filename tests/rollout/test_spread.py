@@ -34,9 +34,10 @@ def test_the_same_tokens(results, mesh, truth):
     assert len({sum(mask) for mask in one["completion_mask_BT"]}) > 5
 
 
-def test_calls_are_answered_on_every_shard(results):
+@pytest.mark.parametrize("mesh", [TENSOR, EXPERT])
+def test_calls_are_answered_on_every_shard(results, mesh):
     """Eight devices and one: the same conversations."""
-    one, eight = results["alone"], results["together"]
+    one, eight = results["conversations"][mesh]
     for name in ("tokens_BT", "completion_mask_BT", "finished_B", "whole"):
         assert one[name] == eight[name], name
     answered = np.array(one["whole"]) & ~np.array(one["completion_mask_BT"])

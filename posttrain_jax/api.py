@@ -168,6 +168,8 @@ class Rollout(NamedTuple):
       sound_B: False where the host failed a sequence, which must be left out; None: nowhere.
       top_tokens_BTJ, top_logp_BTJ: the model's likeliest tokens at each place of the response and
         their log-probs; None if not asked for.
+      version_BT: int32, how many updates the policy had that sampled each token, 0 on prompts;
+        None: all are of the latest.
     """
 
     tokens_BT: Array
@@ -182,6 +184,7 @@ class Rollout(NamedTuple):
     sound_B: Array | None = None
     top_tokens_BTJ: Array | None = None
     top_logp_BTJ: Array | None = None
+    version_BT: Array | None = None
 
     @property
     def response_mask_BT(self) -> Array:

@@ -21,6 +21,7 @@ def check(config: Any, mesh: Any, inputs: Iterable[str]) -> ModuleType:
     check_sizes(config, mesh)
     estimator = registry.load("advantages", config.advantage.get("name", ESTIMATOR))
     check_estimator(config, estimator, inputs)
+    check_carry_over(config, mesh, getattr(estimator, "REQUIRES", ()))
     if config.no_eos.mode not in ("none", "replace"):
         raise ValueError(f"no_eos.mode={config.no_eos.mode!r}: expected none or replace")
     if config.max_off_policy_steps not in (0, 1):
@@ -29,6 +30,35 @@ def check(config: Any, mesh: Any, inputs: Iterable[str]) -> ModuleType:
             "sampled with the policy of one rollout before, or with the latest"
         )
     return estimator
+
+
+def samples_ahead(config: Any) -> bool:
+    """Whether a rollout is sampled before the updates on the one before it."""
+    return bool(config.max_off_policy_steps) and not config.carry_over
+
+
+def check_carry_over(config: Any, mesh: Any, requires: Iterable[str]) -> None:
+    """Check `carry_over`, groups that may go on in the next rollout.
+
+    Raises:
+      ValueError: what it does not go with.
+    """
+    count, groups = config.carry_over, config.rollout_size // config.group_size
+    if not count:
+        return
+    if not 0 < count <= groups:
+        raise ValueError(f"carry_over={count}: expected 0 to {groups} groups, those of a rollout")
+    check_batch(mesh, "carry_over", count)
+    if not config.slots:
+        raise ValueError(f"carry_over={count} needs a queue, got slots=0: set slots")
+    for wrong, setting in (
+        (config.max_off_policy_steps != 1, "max_off_policy_steps=1: what goes on is off-policy"),
+        (config.dynamic_sampling, "dynamic_sampling=0"),
+        ("greedy_B" in requires, "an advantage without a greedy response"),
+        (config.partner, "no partner: conversations can't go on"),
+    ):
+        if wrong:
+            raise ValueError(f"carry_over={count} expects {setting}; set one of them off")
 
 
 def updates_a_rollout(config: Any) -> int:

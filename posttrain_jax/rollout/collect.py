@@ -4,7 +4,7 @@ With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) groups whose rewards
 their places to groups of further draws whose rewards are not, until none is left or as many as
 `dynamic_sampling` draws were made; what is left is counted as any all-equal group. On several hosts
 each fills the places of its own rows. Estimators that compare with a greedy response get one a
-prompt.
+prompt. With `carry_over` so many groups of a rollout go on unfinished in the next (carry.py).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from posttrain_jax.api import Model, Params, Rollout
 from posttrain_jax.mesh import constrain, from_local_rows, local_rows, local_slice, total
 from posttrain_jax.models import lora
 from posttrain_jax.policy import Text
-from posttrain_jax.rollout import engine
+from posttrain_jax.rollout import carry, engine
+from posttrain_jax.rollout.carry import Carry
 from posttrain_jax.rollout.experience import Credit, Mix, equal_rewards, total_rewards
 from posttrain_jax.rollout.partners import Partners
 from posttrain_jax.rollout.prompts import Drawn, PromptStream
@@ -70,7 +71,8 @@ class Sampled(NamedTuple):
       drawn: how far the prompts are after it.
       greedy: the greedy rollout of the same prompts and its judging, where it is asked for.
       scored: the scores, where they are known already.
-      metrics: of dynamic sampling.
+      metrics: of dynamic sampling, of what was carried over.
+      left: what goes on in the next rollout, if anything does.
     """
 
     rollout: Rollout
@@ -79,14 +81,22 @@ class Sampled(NamedTuple):
     greedy: tuple[Rollout, Judging] | None = None
     scored: Scored | None = None
     metrics: dict[str, float] = {}  # noqa: RUF012  (never changed)
+    left: Carry | None = None
 
 
 def collect(
-    setting: Setting, params: Params, stream: PromptStream, step: int, drawn: Drawn
-) -> Sampled:
-    """The rollout that is learnt from at update `step`, sampled with these trained parameters."""
+    setting: Setting, params: Params, stream: PromptStream, step: int, drawn: Drawn,
+    left: Carry | None = None,
+) -> Sampled:  # fmt: skip
+    """The rollout that is learnt from at update `step`, sampled with these trained parameters.
+
+    Args:
+      left: what goes on from the one before.
+    """
     config, judges, mesh = setting.config, setting.judges, setting.mesh
     policy = for_decoding(setting, params)
+    if left is not None:
+        return _go_on(setting, policy, stream, step, drawn, left)
 
     def draw(drawn: Drawn) -> Sampled:
         prompts, after = stream.draw(step, drawn)
@@ -130,19 +140,56 @@ def roll_out(
 
 
 def _stream(setting: Setting, policy, prompts, sampling: Sampling, first: int, group_size: int):
-    config, mesh, tokenizer = setting.config, setting.mesh, setting.text.tokenizer
-    job = engine.job(
-        prompts, mesh, tokenizer, sampling=sampling, seed=config.seed, first_uid=first,
-        group_size=group_size, max_new=config.max_new, record_experts=config.router_replay,
-        slots=config.slots, drafts=config.drafts, cache_dtype=config.cache_dtype,
-        vocab_size=setting.model.config.vocab_size, partners=setting.partners,
-    )  # fmt: skip
+    job = _job(setting, prompts, sampling, first, group_size)
     examples = [e for e in prompts.examples for _ in range(group_size)]
     judging = Judging(setting.judges.pool, examples[local_slice(job.asked.uids_B)])
-    stretch, (model, params) = -(-config.max_new // config.looks), policy
-    rollout = engine.stream(model, params, job, tokenizer, judging, stretch=stretch)
+    (model, params), tokenizer = policy, setting.text.tokenizer
+    rollout = engine.stream(model, params, job, tokenizer, judging, stretch=_stretch(setting))
     judging.sound_B = engine.sound(rollout)
     return jax.block_until_ready(rollout), judging
+
+
+def _job(setting: Setting, prompts, sampling: Sampling, first: int, group_size: int) -> engine.Job:
+    config = setting.config
+    return engine.job(
+        prompts, setting.mesh, setting.text.tokenizer, sampling=sampling, seed=config.seed,
+        first_uid=first, group_size=group_size, max_new=config.max_new,
+        record_experts=config.router_replay, slots=config.slots, drafts=config.drafts,
+        cache_dtype=config.cache_dtype, vocab_size=setting.model.config.vocab_size,
+        partners=setting.partners,
+    )  # fmt: skip
+
+
+def _stretch(setting: Setting) -> int:
+    return -(-setting.config.max_new // setting.config.looks)
+
+
+def nothing_said(setting: Setting, stream: PromptStream, drawn: Drawn) -> tuple[Carry, Drawn]:
+    """What goes on in the first rollout: `carry_over` groups that have not begun."""
+    rows, after = stream.rows(0, drawn, setting.config.carry_over)
+    first, group = drawn.draws * setting.config.rollout_size, setting.config.group_size
+    job = _job(setting, stream.take(rows), setting.sampling, first, group)
+    return engine.leave_all(job, setting.model, rows, setting.mesh), after
+
+
+def _go_on(
+    setting: Setting, policy, stream: PromptStream, step: int, drawn: Drawn, left: Carry
+) -> Sampled:
+    """A rollout of what was left and of new prompts, which leaves as many groups again."""
+    rows, after = stream.rows(step, drawn)
+    first, group = drawn.draws * setting.config.rollout_size, setting.config.group_size
+    job = _job(setting, stream.take(rows), setting.sampling, first, group)
+    job = engine.go_on(job, left, rows, setting.mesh)
+    assert job.source_P is not None
+    asked = stream.take(local_rows(job.source_P).tolist()).examples
+    judging = Judging(setting.judges.pool, [e for e in asked for _ in range(group)])
+    (model, params), tokenizer = policy, setting.text.tokenizer
+    rollout, left, kept = engine.stream_on(
+        model, params, job, tokenizer, judging, stretch=_stretch(setting), version=step
+    )
+    judging.keep(kept)
+    carried = {name: float(x) for name, x in carry.told(rollout, left, np.int32(step)).items()}
+    return Sampled(jax.block_until_ready(rollout), judging, after, metrics=carried, left=left)
 
 
 def scores(setting: Setting, sampled: Sampled, step: int) -> tuple[Scored, jax.Array | None]:

@@ -14,6 +14,7 @@ host that looks or answers calls: serving.py.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,7 @@ class Sizes(NamedTuple):
       prefill: prompts that are prefilled at once.
       threshold: free slots that are worth leaving the inner loop for.
       drafts: tokens that a step guesses of each sequence, fewer than PAGE; see drafts.py.
+      spare: groups that need not be whole at the end; see carry.py.
     """
 
     slots: int
@@ -52,6 +54,7 @@ class Sizes(NamedTuple):
     prefill: int
     threshold: int
     drafts: int = 0
+    spare: int = 0
 
 
 def plan_sizes(
@@ -79,6 +82,18 @@ def plan_sizes(
     return Sizes(slots, pages, entries, min(2, prompts), max(1, slots // 16), drafts)
 
 
+class Known(NamedTuple):
+    """What was said of the sequences before this rollout, and is not sampled again.
+
+    Attributes:
+      place_N: how many tokens, which stand in `State.written`.
+      draw: what sampling carries of each sequence behind them.
+    """
+
+    place_N: Array
+    draw: draw_state.State
+
+
 class State(NamedTuple):
     """What the loops carry.
 
@@ -86,6 +101,7 @@ class State(NamedTuple):
       ended_N: sequences that don't go on.
       answered_N: places of each sequence's latest call that the host has answered.
       tally: of drafts; None without.
+      known: None where all begin in this rollout.
     """
 
     slots: Slots
@@ -95,6 +111,7 @@ class State(NamedTuple):
     ended_N: Array
     answered_N: Array
     tally: drafts.Tally | None = None
+    known: Known | None = None
 
 
 class Work(NamedTuple):
@@ -167,12 +184,13 @@ def empty(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
 
 def serve(
     model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State, *,
-    until: int, limit: Array | None = None,
+    until: int, limit: Array | None = None, read: Callable[[State], State] | None = None,
 ) -> State:  # fmt: skip
     """Let sequences in and decode, until nobody is queued and at most `until` slots are live.
 
     Args:
       limit: stop after so many steps in all, or where the host has to say how all slots go on.
+      read: puts what is known of new sequences into their slots.
     """
     last_P = asked.prompts_PT[:, -1]
 
@@ -183,6 +201,8 @@ def serve(
         free = jnp.minimum(jnp.sum(~s.live_B), slots.free_pages(s))
         opening = (free >= sizes.threshold) & ((slots.waiting(s) > 0) | (slots.room(s) > 0))
         decoding = jnp.any(slots.going(s))
+        if sizes.spare:
+            more &= ~satisfied(state, rules, sizes)
         if limit is not None:
             more &= (s.steps < limit) & (decoding | opening)
         return spread.anywhere(jnp.stack([more, decoding, opening]))
@@ -203,8 +223,14 @@ def serve(
         slot = jnp.arange(len(before.live_B))
         row_B = jnp.minimum(after.sequence_B, len(asked.uids_B) - 1)
         new = jnp.where(after.live_B & ~before.live_B, slot, len(slot))
-        fresh = begin(model, asked, rules, row_B)
-        return state._replace(slots=after, draw=draw_state.put(state.draw, new, fresh))
+        state = state._replace(slots=after)
+        if state.known is None:
+            fresh = begin(model, asked, rules, row_B)
+            return state._replace(draw=draw_state.put(state.draw, new, fresh))
+        fresh = jax.tree.map(lambda x: x[row_B], state.known.draw)
+        state = state._replace(draw=draw_state.put(state.draw, new, fresh))
+        state = end(state, after.live_B & state.ended_N[row_B])
+        return state if read is None else read(state)
 
     def turn(state: State) -> State:
         state = let_in(state)
@@ -271,10 +297,10 @@ def _take(
     token_B, sampled_B, parked_B, stop_B = drawn.token_B, on_B, s.parked_B, drawn.stop_B
     ended_B = s.place_B + 1 >= rules.max_new
     ended_B = ended_B if drawn.full_B is None else ended_B | drawn.full_B
-    if rules.inserts:
-        sampled_B = on_B & ~given(state, row_B, s.place_B)
+    if rules.inserts or state.known is not None:
+        sampled_B = on_B & ~given(rules, state, row_B, s.place_B)
         token_B = jnp.where(sampled_B, token_B, state.written.tokens_NC[row_B, s.place_B])
-    if rules.inserts or state.tally is not None:
+    if rules.inserts or state.tally is not None or state.known is not None:
         token_B, stop_B = jnp.where(on_B, token_B, s.token_B), stop_B & sampled_B
         kept = draw_state.put(state.draw, _places(sampled_B), drawn.state)
         drawn = drawn._replace(state=kept)
@@ -303,13 +329,22 @@ def _asks(rules: Rules, drawn: Drawn, stop_B: Array) -> Array:
     return asks_B | stop_B if rules.turns else asks_B
 
 
-def given(state: State, row_B: Array, place_B: Array) -> Array:
-    """Whether what stands at a sequence's place came from the host."""
-    written = state.written
-    assert written.free_NC is not None
-    at = (row_B, jnp.minimum(place_B, written.mask_NC.shape[1] - 1))
-    inside_B = place_B < written.mask_NC.shape[1]
-    return inside_B & written.mask_NC[at] & ~written.free_NC[at]
+def given(rules: Rules, state: State, row_B: Array, place_B: Array) -> Array:
+    """Whether what stands at a sequence's place is from the host, or from an earlier rollout."""
+    written, given_B = state.written, jnp.zeros(place_B.shape, bool)
+    if rules.inserts:
+        assert written.free_NC is not None
+        at = (row_B, jnp.minimum(place_B, written.mask_NC.shape[1] - 1))
+        inside_B = place_B < written.mask_NC.shape[1]
+        given_B = inside_B & written.mask_NC[at] & ~written.free_NC[at]
+    return given_B if state.known is None else given_B | (place_B < state.known.place_N[row_B])
+
+
+def satisfied(state: State, rules: Rules, sizes: Sizes) -> Array:
+    """Whether enough groups are whole, among them the first ones, which were spare before."""
+    whole_P = jnp.all(state.ended_N.reshape(-1, rules.group_size), axis=1)
+    first, others = whole_P[: sizes.spare], jnp.sum(whole_P)
+    return jnp.all(first) & (others >= len(whole_P) - sizes.spare)
 
 
 def end(state: State, ended_B: Array) -> State:

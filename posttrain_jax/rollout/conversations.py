@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.mesh import batch_shards, from_local_rows, local_rows, local_slice
 from posttrain_jax.rollout import serving
-from posttrain_jax.rollout.continuous import Sizes, half
+from posttrain_jax.rollout.continuous import Sizes, State, half
 from posttrain_jax.rollout.partners import Answer, Partner, Partners
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import layers_apart
@@ -152,21 +152,40 @@ def roll_out(
       host: answers calls.
       look: called between stretches while the device works on the next, last when all have ended.
     """
-    params, steps = layers_apart(params), jnp.int32(stretch)
-    state, count = serving.begin(model, asked, rules, sizes), sizes.slots
+    state = serving.begin(model, asked, rules, sizes)
+    state = drive(
+        model, params, asked, rules, sizes, state, stretch=stretch, host=host, look=look
+    )  # fmt: skip
+    rollout = serving.finish(state, asked, rules)
+    return rollout if host is None else rollout._replace(sound_B=host.sound(rollout))
+
+
+def drive(
+    model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State, *,
+    stretch: int, host: Host | None = None, look: Callable[[Served], None] = lambda seen: None,
+) -> State:  # fmt: skip
+    """The state in which all, or enough of them (`Sizes.spare`), have ended.
+
+    Args:
+      state: of `serving.begin`; it is used up.
+      stretch, host, look: as of `roll_out`.
+    """
+    params, steps, count = layers_apart(params), jnp.int32(stretch), sizes.slots
+    # Where the slowest are left for another time the slots stay full.
+    fewer = (lambda count: 0) if sizes.spare else half
     state, seen = serving.advance(model, params, asked, rules, sizes, state, steps)
     try:
         # When all have ended it goes on through the smaller sizes, so that the first rollout
         # compiles every program that a later one may need.
-        while int(seen.left) or half(count):
+        while int(seen.left) or fewer(count):
             if host is not None:
                 host.ask(seen)
                 found = host.answers(wait=not bool(seen.busy))
                 # All hosts call together.
                 state = serving.answer(state, rules, host.packed(found, seen, count))
             queued, live = int(seen.queued), int(seen.live)
-            if not queued and half(count) and live <= half(count):
-                count = half(count)
+            if not queued and fewer(count) and live <= fewer(count):
+                count = fewer(count)
                 state = serving.fewer(state, count, rules)
             state, following = serving.advance(model, params, asked, rules, sizes, state, steps)
             look(seen)
@@ -175,7 +194,4 @@ def roll_out(
     finally:
         if host is not None:
             host.close()
-    rollout = serving.finish(state, asked, rules)
-    if host is None:
-        return rollout
-    return rollout._replace(sound_B=host.sound(rollout))
+    return state

@@ -10,12 +10,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from posttrain_jax.api import Model, Params, Rollout
+from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.data.chat import ChatTemplate, encode_prompt
 from posttrain_jax.data.examples import messages
 from posttrain_jax.data.tokenizer import Tokenizer
-from posttrain_jax.mesh import batch_shards, check_batch, host_batch, is_axes, local_rows, spec
-from posttrain_jax.rollout import continuous, conversations, sampler, serving
+from posttrain_jax.mesh import (
+    batch_shards,
+    check_batch,
+    host_batch,
+    is_axes,
+    local_rows,
+    local_slice,
+    shard_rows,
+    spec,
+)
+from posttrain_jax.rollout import carry, continuous, conversations, sampler, serving
+from posttrain_jax.rollout.carry import Carry, Said
 from posttrain_jax.rollout.draw_state import make_tables
 from posttrain_jax.rollout.partners import Partners
 from posttrain_jax.rollout.pools import CACHE_DTYPES
@@ -124,6 +134,7 @@ class Job(NamedTuple):
         at once.
       partners: who answers calls; None: nobody.
       examples, mesh: what each sequence answers, and where, for partners.
+      said, source_P: of sequences that go on, and which prompts all of them have; see `go_on`.
     """
 
     asked: Asked
@@ -132,6 +143,8 @@ class Job(NamedTuple):
     partners: Partners | None = None
     examples: Sequence[Mapping[str, Any]] = ()
     mesh: Mesh | None = None
+    said: Said | None = None
+    source_P: Array | None = None
 
 
 def job(
@@ -200,6 +213,28 @@ def job(
     return Job(asked, rules, sizes, partners, examples if partners else (), mesh)
 
 
+def leave_all(job: Job, model: Model, rows: Sequence[int], mesh: Mesh) -> Carry:
+    """All groups of a job, unbegun, for `go_on`.
+
+    Args:
+      rows: the numbers of their prompts.
+    """
+    return carry.begin(model, job.asked, job.rules, shard_rows(mesh, np.array(rows, np.int32)))
+
+
+def go_on(job: Job, left: Carry, rows: Sequence[int], mesh: Mesh) -> Job:
+    """The job of a queue with groups that another rollout has left in front of it, for `stream_on`.
+
+    Args:
+      rows: the numbers of the job's own prompts.
+    """
+    assert job.sizes is not None
+    asked, source_P = carry.join(job.asked, shard_rows(mesh, np.array(rows, np.int32)), left)
+    spare = len(left.source_P) // batch_shards(mesh)
+    sizes = job.sizes._replace(spare=spare)
+    return job._replace(asked=asked, sizes=sizes, said=left.said, source_P=source_P)
+
+
 def _check_queue(
     mesh: Mesh, slots: int, drafts: int, cache_dtype: str, record_experts: bool, answered: bool
 ) -> None:
@@ -260,16 +295,9 @@ def stream(
       ended: called with this host's sequences that have ended; every one comes once.
       stretch: tokens between two looks of the host.
     """
-    strings, told = job.rules.sampling.stop_strings, np.zeros(0, bool)
     if job.sizes is not None:
-
-        def look(seen: serving.Served) -> None:
-            nonlocal told
-            shown = (seen.finished_N, seen.tokens_NC, seen.mask_NC)
-            given = Seen(seen.busy, ~seen.ended_N, *shown)
-            told = _tell(given, told, tokenizer, ended, strings)
-
-        return _serve(model, params, job, stretch, look=look)
+        return _serve(model, params, job, stretch, look=_looking(job, tokenizer, ended))
+    strings, told = job.rules.sampling.stop_strings, np.zeros(0, bool)
     params, asked = sampler.layers_apart(params), (job.asked, job.rules)
     loop, seen = sampler.start(model, params, *asked)
     while bool(seen.more):
@@ -279,6 +307,48 @@ def stream(
     rollout = sampler.finish(loop, *asked)
     _tell(seen, told, tokenizer, ended, strings, last=True)
     return rollout
+
+
+def stream_on(
+    model: Model,
+    params: Params,
+    job: Job,
+    tokenizer: Tokenizer,
+    ended: Callable[[Ended], None],
+    *,
+    stretch: int,
+    version: int,
+) -> tuple[Rollout, Carry, np.ndarray]:
+    """As `stream`, of a job of `go_on`, until enough groups are whole.
+
+    Args:
+      version: how many updates the policy has had.
+
+    Returns:
+      the groups to learn from, those to go on with, and which of this host's sequences the former
+      are.
+    """
+    assert job.sizes is not None and job.source_P is not None and job.said is not None
+    request = (job.asked, job.rules, job.sizes)
+    state = serving.begin(model, *request, job.said)
+    state = conversations.drive(
+        model, params, *request, state, stretch=stretch, look=_looking(job, tokenizer, ended)
+    )
+    rollout, left, rows_B = carry.part(state, *request, job.source_P, job.said, np.int32(version))
+    return rollout, left, local_rows(rows_B) - local_slice(job.asked.uids_B).start
+
+
+def _looking(job: Job, tokenizer: Tokenizer, ended) -> Callable[[serving.Served], None]:
+    """Tells of what has ended whenever a queue is looked at."""
+    told, strings = np.zeros(0, bool), job.rules.sampling.stop_strings
+
+    def look(seen: serving.Served) -> None:
+        nonlocal told
+        shown = (seen.finished_N, seen.tokens_NC, seen.mask_NC)
+        given = Seen(seen.busy, ~seen.ended_N, *shown)
+        told = _tell(given, told, tokenizer, ended, strings)
+
+    return look
 
 
 def _tell(

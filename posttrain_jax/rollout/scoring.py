@@ -52,6 +52,7 @@ class Judging:
         self.examples = list(examples)
         self.responses = [""] * len(examples)
         self.sound_B = np.ones(len(examples), bool)
+        self._kept: np.ndarray | None = None
 
     def __call__(self, ended: engine.Ended) -> None:
         told = []
@@ -63,7 +64,20 @@ class Judging:
 
     def verdicts(self) -> Verdicts:
         """The verdicts on all rows, in their order."""
-        return self._pool.gather(self._parts)
+        if self._kept is None:
+            return self._pool.gather(self._parts)
+        told, parts = np.concatenate([rows for rows, _ in self._parts]), []
+        for rows, future in self._parts:  # some rows have not been told of
+            first = sum(len(places) for places, _ in parts)
+            parts.append((range(first, first + len(rows)), future))
+        place = {int(row): place for place, row in enumerate(told)}
+        return self._pool.gather(parts).take([place[int(row)] for row in self._kept])
+
+    def keep(self, rows: np.ndarray) -> None:
+        """Go on as the judging of these rows alone, which have all ended."""
+        self.examples = [self.examples[row] for row in rows]
+        self.responses = [self.responses[row] for row in rows]
+        self.sound_B, self._kept = self.sound_B[rows], rows
 
     def take_over(self, places: Sequence[int], other: Judging, theirs: Sequence[int]) -> None:
         """Put rows of another rollout in the places of some of this one's, once both are judged."""

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from posttrain_jax.api import Array, Model, Params, Rollout
-from posttrain_jax.rollout import continuous, pools, slots, spread
+from posttrain_jax.rollout import carry, continuous, pools, slots, spread
+from posttrain_jax.rollout.carry import Said
 from posttrain_jax.rollout.continuous import Sizes, State
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.written import as_rollout
@@ -34,7 +35,7 @@ class Served(NamedTuple):
     Attributes:
       busy: False where nothing goes on without the host, or all have ended.
       queued, live: sequences that have no slot yet, and the most of a shard that have one.
-      left: sequences that have not ended.
+      left: sequences that have not ended; none where enough have (`Sizes.spare`).
       ended_N, finished_N, tokens_NC, mask_NC: of all sequences.
       parked_B, sequence_B, place_B: slots that wait, whose they are, how much these have said.
     """
@@ -77,10 +78,21 @@ def _own(state: State) -> State:
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rules", "sizes"))
-def begin(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
-    """The state with everybody in the queue; each of its arrays has a row a shard of the batch."""
-    inside = lambda asked: _held(continuous.empty(model, asked, rules, sizes))  # noqa: E731
-    return spread.over_shards(inside, (spread.of_asked(asked),), spread.rows(), asked)
+def begin(
+    model: Model, asked: Asked, rules: Rules, sizes: Sizes, said: Said | None = None
+) -> State:
+    """The state with everybody in the queue; each of its arrays has a row a shard of the batch.
+
+    Args:
+      said: by the first sequences of each shard, before.
+    """
+
+    def inside(asked: Asked, said: Said | None) -> State:
+        state = continuous.empty(model, asked, rules, sizes)
+        return _held(state if said is None else carry.resumed(model, asked, rules, state, said))
+
+    given = (spread.of_asked(asked), spread.rows())
+    return spread.over_shards(inside, given, spread.rows(), asked, said)
 
 
 @functools.partial(jax.jit, static_argnames=("count", "rules"))
@@ -102,14 +114,15 @@ def advance(
     """
 
     def inside(params, asked, state, stretch):
-        state = _own(state)
+        state, read = _own(state), functools.partial(_read, model, params, asked, rules)
         if rules.inserts:
-            state = _read(model, params, asked, rules, state)
+            state = read(state)
         limit = state.slots.steps + stretch
         state = continuous.serve(
-            model, params, asked, rules, sizes, state, until=0, limit=limit
+            model, params, asked, rules, sizes, state, until=0, limit=limit, read=read
         )  # fmt: skip
-        return _held(state), jax.tree.map(jnp.copy, _shown(state))  # state is donated
+        shown = _shown(state, rules, sizes)
+        return _held(state), jax.tree.map(jnp.copy, shown)  # state is donated
 
     given = (
         spread.of_weights(model, params), spread.of_asked(asked), spread.rows(), spread.whole(),
@@ -118,12 +131,14 @@ def advance(
     return spread.over_shards(inside, given, (spread.rows(), shown), params, asked, state, stretch)
 
 
-def _shown(state: State) -> Served:
-    s, written = state.slots, state.written
+def _shown(state: State, rules: Rules, sizes: Sizes) -> Served:
+    s, written, left = state.slots, state.written, jnp.sum(~state.ended_N)
+    if sizes.spare:
+        left = jnp.where(continuous.satisfied(state, rules, sizes), 0, left)
     busy = jnp.any(slots.going(s)) | ((slots.queued(s) > 0) & ~jnp.all(s.live_B))
     return Served(
         spread.largest(busy.astype(jnp.int32)) > 0, spread.total(slots.queued(s)),
-        spread.largest(jnp.sum(s.live_B)), spread.total(jnp.sum(~state.ended_N)), state.ended_N,
+        spread.largest(jnp.sum(s.live_B)), spread.total(left), state.ended_N,
         written.finished_N, written.tokens_NC, written.mask_NC, s.parked_B,
         s.sequence_B + spread.before(len(state.ended_N)), s.place_B,
     )  # fmt: skip
@@ -174,7 +189,7 @@ def _read(model: Model, params: Params, asked: Asked, rules: Rules, state: State
     def reads(state: State) -> Array:
         s = state.slots
         row_B = jnp.minimum(s.sequence_B, len(state.ended_N) - 1)
-        return slots.going(s) & continuous.given(state, row_B, s.place_B)
+        return slots.going(s) & continuous.given(rules, state, row_B, s.place_B)
 
     def read(state: State) -> State:
         (chosen_F,) = jnp.nonzero(reads(state), size=READERS, fill_value=len(state.slots.live_B))
@@ -192,13 +207,14 @@ def _pass(
     some_F = jnp.minimum(chosen_F, count - 1)
     row_F, place_F = jnp.minimum(s.sequence_B[some_F], rows - 1), s.place_B[some_F]
     ahead_T = jnp.arange(continuous.PAGE)
-    here_FT = jax.vmap(lambda t: continuous.given(state, row_F, place_F + t), out_axes=1)(ahead_T)
+    known = lambda t: continuous.given(rules, state, row_F, place_F + t)  # noqa: E731
+    here_FT = jax.vmap(known, out_axes=1)(ahead_T)
     count_F = jnp.sum(jnp.cumprod(here_FT, axis=1), axis=1)
     count_B = jnp.zeros(count, jnp.int32).at[chosen_F].set(count_F, mode="drop")
     s = slots.turn_pages(s, continuous.PAGE, count_B)
     count_B = jnp.where(slots.going(s), count_B, 0)  # a slot may have been lost for want of pages
     at_FT = jnp.maximum(place_F[:, None] - 1 + ahead_T, 0)
-    said_FT = state.written.tokens_NC[row_F[:, None], at_FT]
+    said_FT = state.written.tokens_NC[row_F[:, None], at_FT].at[:, 0].set(s.token_B[some_F])
     length_F = jnp.sum(asked.segments_PT, axis=1)[row_F // rules.group_size]
     at = pools.at(state.pool, s, continuous.PAGE, count_B, continuous.PAGE)
     at = pools.of_some(at, chosen_F)

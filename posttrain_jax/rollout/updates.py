@@ -14,7 +14,8 @@ from posttrain_jax.api import Batch, Params, PolicyOut
 from posttrain_jax.mesh import batch_shards
 from posttrain_jax.models.sharing import share_prompts
 from posttrain_jax.rollout.annotate import in_parts
-from posttrain_jax.rollout.checks import updates_a_rollout
+from posttrain_jax.rollout.carry import Carry
+from posttrain_jax.rollout.checks import samples_ahead, updates_a_rollout
 from posttrain_jax.rollout.collect import Sampled, Setting
 from posttrain_jax.rollout.experience import assemble, shuffled, take, to_batch, value_places
 from posttrain_jax.rollout.scoring import Scored
@@ -31,12 +32,14 @@ class Carried(NamedTuple):
       reference: the reference policy, where a KL to it is asked for.
       before: the policy before the updates on the latest rollout, where the rollout after that was
         sampled with it (`max_off_policy_steps=1`).
+      left: what the next rollout goes on with (`carry_over`).
     """
 
     policy: TrainState
     value: TrainState | None = None
     reference: Params | None = None
     before: Params | None = None
+    left: Carry | None = None
 
     @property
     def sampling(self) -> Params:
@@ -72,7 +75,7 @@ def begin(setting: Setting, params: Params, value: Params | None) -> tuple[Updat
         value_state = train_state.init_state(value, other)
     referred = config.loss_options.get("kl_coef") or config.kl_in_reward.coef
     reference = copy(value_model.without_head(params)) if referred else None
-    before = copy(params) if config.max_off_policy_steps else None
+    before = copy(params) if samples_ahead(config) else None
     policy = train_state.init_state(params, optimizer)
     return Updates(update, update_value), Carried(policy, value_state, reference, before)
 
@@ -213,7 +216,7 @@ def learn(
     """
     config, metrics, skipped, rates = setting.config, {}, [], {}
     count, places = updates_a_rollout(config), value_places(batch, config.advantage)
-    if config.max_off_policy_steps:
+    if samples_ahead(config):
         carried = carried._replace(before=copy(carried.policy.params))
     for number, part, rows in minibatches(setting, batch, step):
         rates["learning_rate"] = optimizers.scheduled(config, step + number, config.steps)

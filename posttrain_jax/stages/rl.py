@@ -17,17 +17,18 @@ gradient), with k = 0 by its log-probs of the sampled tokens, added to the advan
 
 With `max_off_policy_steps=1` a rollout is sampled before the updates on the one before it, so that
 its verifiers have that long, and ratios are to the policy at the first update on it; one more copy
-of the trained parameters is held, that a resumed run samples the same again.
+of the trained parameters is held, that a resumed run samples the same again. With `carry_over` as
+well, rollouts are sampled with the latest policy, and what is older are the tokens of so many
+groups that the rollout before left unfinished (rollout/carry.py).
 
 Rewards, their weights, steps and kinds are those of rewards.py; prompts come from named groups with
 a share each, so that some can join later. Nothing silent: all-equal groups, truncated samples,
 masked verifier failures, skipped updates are metrics. With `slots` so many sequences are sampled at
 once and the others wait for a free one (rollout/continuous.py): less memory, and less time where
-their lengths differ; they are then verified when all have ended. With `router_replay` updates keep
-the experts that the sampler chose for every token (rollout routing replay, Ma et al. 2025, arXiv
-2510.11370; the cost of the record: `api.Rollout`); the reference chooses its own. With adapters
-(`lora.rank`) the reference is another set of them over the same weights: at first one that changes
-nothing. Left out: tools, off-policy carry-over of unfinished samples.
+their lengths differ. With `router_replay` updates keep the experts that the sampler chose for every
+token (rollout routing replay, Ma et al. 2025, arXiv 2510.11370; the cost of the record:
+`api.Rollout`); the reference chooses its own. With adapters (`lora.rank`) the reference is another
+set of them over the same weights: at first one that changes nothing.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ from posttrain_jax.mesh import total
 from posttrain_jax.metrics import MetricLogger, PhaseTimer
 from posttrain_jax.policy import load_trainable, open_mesh, open_text, save_policy, stage_title
 from posttrain_jax.rewards import make_terms
-from posttrain_jax.rollout.checks import ESTIMATOR, check, updates_a_rollout
-from posttrain_jax.rollout.collect import Setting, collect, scores
+from posttrain_jax.rollout.checks import ESTIMATOR, check, samples_ahead, updates_a_rollout
+from posttrain_jax.rollout.collect import Setting, collect, nothing_said, scores
 from posttrain_jax.rollout.experience import Credit, make_mix
 from posttrain_jax.rollout.judges import open_judges
 from posttrain_jax.rollout.partners import open_partners
@@ -84,6 +85,7 @@ DEFAULTS = (
         "looks": 4,
         "dynamic_sampling": 0,
         "max_off_policy_steps": 0,
+        "carry_over": 0,
         "aggregation": "seq_mean_token_mean",
         "aggregation_constant": 0.0,
         "mask_truncated": False,
@@ -171,10 +173,14 @@ def train(
     """The loop -> (trained parameters, seconds by phase, the last rollout's metrics)."""
     config, each = setting.config, updates_a_rollout(setting.config)
     updates, carried = begin(setting, params, value)
+    drawn = NOTHING_DRAWN
+    if config.carry_over:
+        left, drawn = nothing_said(setting, stream, drawn)
+        carried = carried._replace(left=left)
     checkpoints = Checkpoints(workdir, config.save_every)
     start, carried, meta = checkpoints.restore(carried) or (0, carried, {})
     phases, last = PhaseTimer(meta.get("phases")), meta.get("last", {})
-    drawn, in_a_row = Drawn(*meta.get("drawn", NOTHING_DRAWN)), meta.get("in_a_row", 0)
+    drawn, in_a_row = Drawn(*meta.get("drawn", drawn)), meta.get("in_a_row", 0)
     coef = meta.get("entropy_coef", config.loss_options.get("entropy_coef", 0.0))
     earlier, ahead = {name: last[name] for name in last if name.startswith("verifier_")}, None
     with MetricLogger(workdir, config.steps, stage_title(workdir), start, shown=RL_SHOWN) as log:
@@ -183,9 +189,11 @@ def train(
         for step in range(start, config.steps, each):
             begun = time.monotonic()
             with phases("sample"):
-                sampled = ahead or collect(setting, carried.sampling, stream, step, drawn)
+                latest = (carried.sampling, stream, step, drawn, carried.left)
+                sampled = ahead or collect(setting, *latest)
                 ahead, drawn = None, sampled.drawn
-                if config.max_off_policy_steps and step + each < config.steps:
+                carried = carried._replace(left=sampled.left)
+                if samples_ahead(config) and step + each < config.steps:
                     ahead = collect(setting, carried.policy.params, stream, step + each, drawn)
             with phases("verify"):
                 scored, greedy_P = scores(setting, sampled, step)

@@ -58,6 +58,11 @@ class Verdicts(NamedTuple):
     verdicts: list[tuple[Verdict, ...]]
     seconds_BW: np.ndarray
 
+    def take(self, rows: Sequence[int]) -> "Verdicts":
+        """Those of the given samples, in the given order."""
+        chosen = [self.verdicts[row] for row in rows]
+        return Verdicts(self.rewards_BW[rows], self.mask_B[rows], chosen, self.seconds_BW[rows])
+
 
 Part = tuple[Sequence[int] | np.ndarray, Future[Verdicts]]
 """The places of some samples in a batch, and the future of their verdicts."""

@@ -36,6 +36,7 @@ MESHES = {
 PROMPTS, GROUP, WIDTH, NEW = 16, 3, 5, 10
 RULES = Rules(Sampling(temperature=0.9, stop=(1, 2)), NEW, GROUP)
 SIZES = Sizes(3, 6, 2, 1, 1)
+READS = SimpleNamespace(eos_id=1, decode=lambda ids: chr(40 + sum(ids)))
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 
 
@@ -117,10 +118,9 @@ def conversations_on(config, axes, devices=None):
     tables = Tables(call=TokenAutomaton(np.int32([[0, 0], [1, 0]]), called.astype(np.int32)))
     rules = RULES._replace(sampling=RULES.sampling._replace(call_strings=("?",)), inserts=3)
     given = asked(mesh)._replace(rows=RowSettings(), tables=tables)
-    reads = SimpleNamespace(eos_id=1, decode=lambda ids: chr(40 + sum(ids)))
     reply = lambda said, ended: Answer([20, 21, 22][: 1 + ord(said) % 3])  # noqa: E731
     partners = Partners(
-        lambda example: Partner(reply), SimpleNamespace(tokenizer=reads), ("?",), False, 3, 60.0,
+        lambda example: Partner(reply), SimpleNamespace(tokenizer=READS), ("?",), False, 3, 60.0,
         Answer([0]),
     )  # fmt: skip
     host = conversations.Host(partners, [{}] * PROMPTS * GROUP, rules, mesh)
@@ -133,6 +133,30 @@ def conversations_on(config, axes, devices=None):
     return shown([rollout]) | {"whole": np.asarray(rollout.response_mask_BT).tolist()}
 
 
+def carried_on(config, axes):
+    """Three rollouts, each of which leaves a group a shard to the next: what they learn from."""
+    mesh, model, learnt = make_mesh(axes), make_model(config), {}
+    quarter = lambda i: asked(mesh, slice(4 * i, 4 * i + 4))  # noqa: E731
+    job = lambda i: engine.Job(quarter(i), RULES, Sizes(5, 15, 2, 1, 1), mesh=mesh)  # noqa: E731
+    numbers = np.arange(PROMPTS).reshape(4, 4)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(random_params(model), shardings(mesh, model.axes()))
+        params = engine.for_sampling(params, model, mesh)
+        left, unfinished = engine.leave_all(job(0), model, numbers[0], mesh), 0
+        for i in (1, 2, 3):
+            going = engine.go_on(job(i), left, numbers[i], mesh)
+            uids = np.asarray(going.asked.uids_B)
+            rollout, left, rows = engine.stream_on(
+                model, params, going, READS, lambda ended: None, stretch=3, version=i
+            )
+            unfinished += int(
+                np.sum(np.asarray(left.said.place_N) * ~np.asarray(left.said.ended_N))
+            )
+            made = shown([rollout])
+            learnt |= {int(uids[r]): [made[n][b] for n in made] for b, r in enumerate(rows)}
+    return {"learnt": learnt, "unfinished": unfinished}
+
+
 if __name__ == "__main__":
     jax.config.update("jax_disable_most_optimizations", True)
     continuous.PAGE = 4
@@ -143,4 +167,5 @@ if __name__ == "__main__":
             name: [conversations_on(config, {}, jax.devices()[:1]), conversations_on(config, axes)]
             for name, (config, axes) in MESHES.items() if "tensor" in axes
         },
+        "carried": carried_on(*MESHES["data 2, fsdp 2, tensor 2"]),
     }))  # fmt: skip

@@ -44,6 +44,17 @@ def test_calls_are_answered_on_every_shard(results, mesh):
     assert answered.sum() > PROMPTS and answered.any(axis=1).mean() > 0.3
 
 
+def test_what_goes_on_in_the_next_rollout_stays_on_its_shard(results):
+    """Three rollouts of four shards, each of which leaves a group; one device's tokens."""
+    one, learnt = results["dense"], results["carried"]["learnt"]
+    assert len(learnt) == 3 * 12 and results["carried"]["unfinished"] > 3
+    for uid, (tokens, mask, logp, finished) in learnt.items():
+        row = int(uid)
+        assert tokens == one["tokens_BT"][row] and mask == one["completion_mask_BT"][row]
+        assert finished == one["finished_B"][row]
+        np.testing.assert_allclose(logp, one["behaviour_logp_BT"][row], atol=2e-5)
+
+
 def test_each_shard_serves_its_own_queue_at_its_own_pace(results):
     """Its work is that of one device with the shard's prompts alone."""
     works, found = results["dense"]["works"], results[SPLIT]["work"]

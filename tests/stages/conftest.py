@@ -73,11 +73,21 @@ class Scorer:
         rewards = np.zeros((sum(len(rows) for rows, _ in parts), 1), np.float32)
         for rows, found in parts:
             rewards[rows, 0] = found
-        return SimpleNamespace(rewards_BW=rewards, mask_B=np.ones(len(rewards), bool))
+        return Scores(rewards, np.ones(len(rewards), bool))
+
+
+class Scores(NamedTuple):
+    """As of `verifiers.pool.Verdicts`."""
+
+    rewards_BW: np.ndarray
+    mask_B: np.ndarray
+
+    def take(self, rows):
+        return Scores(self.rewards_BW[rows], self.mask_B[rows])
 
 
 class Stream:
-    """Random prompts of two to five tokens; draw n is a function of n."""
+    """Random prompts of two to five tokens; draw n is a function of n, prompt i of `take` of i."""
 
     skipped = 0
 
@@ -90,6 +100,16 @@ class Stream:
         tokens = segments * rng.integers(2, 32, (self._prompts, 5), np.int32)
         examples = [{"id": f"{drawn.draws}-{i}", "prompt": "?"} for i in range(self._prompts)]
         return Prompts(examples, tokens, segments, 0), Drawn(drawn.draws + 1, {})
+
+    def rows(self, step, drawn=NOTHING_DRAWN, count=None):
+        first, count = drawn.taken.get("", 0), count or self._prompts
+        return list(range(first, first + count)), Drawn(drawn.draws + 1, {"": first + count})
+
+    def take(self, rows):
+        rngs = [np.random.default_rng(row) for row in rows]
+        segments = np.stack([np.arange(5) >= r.integers(0, 4) for r in rngs]).astype(np.int32)
+        tokens = segments * np.stack([r.integers(2, 32, 5, np.int32) for r in rngs])
+        return Prompts([{"id": str(i), "prompt": "?"} for i in rows], tokens, segments, 0)
 
 
 def good(response: str, example) -> float:

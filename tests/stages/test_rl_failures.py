@@ -11,6 +11,7 @@ from posttrain_jax.rollout import checks
 from posttrain_jax.settings import defaults_of
 
 pytestmark = pytest.mark.usefixtures("quick_compile", "compiled_once")
+CARRIED = {"max_off_policy_steps": 1, "slots": 8}
 MESH = SimpleNamespace(shape={"data": 1, "fsdp": 1, "expert": 1})
 
 
@@ -41,6 +42,16 @@ def test_others_take_groups_of_one(name):
         ({"advantage": {"name": "gae", "reward_place": "after"}}, (), "give a value model"),
         ({"advantage": {"name": "remax"}, "dynamic_sampling": 2}, (), "set it to 0"),
         ({"max_off_policy_steps": 2}, (), "max_off_policy_steps=2: expected 0 or 1"),
+        ({"carry_over": 5, **CARRIED}, (), "carry_over=5: expected 0 to 4 groups, those of a roll"),
+        ({"carry_over": 2, **CARRIED, "slots": 0}, (), "carry_over=2 needs a queue, got slots=0"),
+        ({"carry_over": 2, "slots": 8}, (), "carry_over=2 expects max_off_policy_steps=1"),
+        (
+            {"carry_over": 2, **CARRIED, "dynamic_sampling": 1},
+            (),
+            "expects dynamic_sampling=0; set",
+        ),
+        ({"carry_over": 2, **CARRIED, "advantage": {"name": "remax"}}, (), "without a greedy resp"),
+        ({"carry_over": 2, **CARRIED, "partner": {"tools": {}}}, (), "conversations can't go on"),
         ({"no_eos": {"mode": "drop", "value": 0.0}}, (), "no_eos.mode='drop': expected none or"),
     ],
 )

@@ -33,7 +33,7 @@ from posttrain_jax.api import Artifact
 from posttrain_jax.data.examples import load_examples
 from posttrain_jax.evals.selection import best_of, weighted_vote
 from posttrain_jax.files import write_text
-from posttrain_jax.mesh import barrier, check_batch
+from posttrain_jax.mesh import barrier, check_batch, total
 from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr
 from posttrain_jax.policy import open_mesh, open_text, stage_title
 from posttrain_jax.rollout import engine
@@ -104,8 +104,9 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
                 steps = [row | {"index": first + row["index"]} for row in found.steps]
                 _append(workdir / STEPS, steps, index * size + real)
                 _append(workdir, rows, index * size + real)
-                mean = np.mean([row["scores"]["correct"] for row in rows])
-                log(index + 1, {"accuracy": float(mean), "rounds": found.rounds})
+                right = sum(row["scores"]["correct"] for row in rows)
+                right, asked = total(np.array([right, len(rows)]))
+                log(index + 1, {"accuracy": float(right / asked), "rounds": found.rounds})
                 if interrupt.requested():
                     raise interrupt.Interrupted(index + 1)
     barrier("all solutions are written")

@@ -27,7 +27,7 @@ from posttrain_jax.data.examples import DATA, load_examples
 from posttrain_jax.data.steps import Steps, encode_steps, split_steps
 from posttrain_jax.evals.first_error import first_error
 from posttrain_jax.files import write_text
-from posttrain_jax.mesh import barrier, check_batch, local_rows, local_slice
+from posttrain_jax.mesh import barrier, check_batch, local_rows, local_slice, total
 from posttrain_jax.metrics import MetricLogger, PhaseTimer, mean_stderr
 from posttrain_jax.policy import Text, load_policy, open_mesh, open_text, stage_title
 from posttrain_jax.rewards import make_terms
@@ -207,8 +207,9 @@ def complete(
             ]
             with open(workdir / f"part-{process.index()}.jsonl", "a", encoding="utf-8") as file:
                 file.write(lines(rows))
-            total = max(1, sum(row["asked"] for row in rows))
-            log(index + 1, {"accuracy": sum(row["right"] for row in rows) / total})
+            counts = [sum(row[key] for row in rows) for key in ("right", "asked")]
+            found, judged = total(np.array(counts))
+            log(index + 1, {"accuracy": float(found / max(1, judged))})
             if interrupt.requested():
                 raise interrupt.Interrupted(index + 1)
 

@@ -1,6 +1,7 @@
 """The small recipe, run once without any trouble, and the real command as a process."""
 
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -13,12 +14,17 @@ import jax
 import numpy as np
 import pytest
 
-from posttrain_jax import artifacts, policy, reward_model
+from posttrain_jax import artifacts, policy, process_reward, reward_model
 from posttrain_jax.metrics import read_rows
 from posttrain_jax.tree import digest
 
 ROOT = Path(__file__).parents[2]
 MINI = ROOT / "tests" / "recipes" / "mini.py"
+OTHERS = MINI.with_name("mini_others.py")
+FIRST = ("base", "samples", "rejection", "sft", "reward_model")  # OTHERS begins with these of MINI
+SAMPLED = ("samples", "rejection", "tries", "pairs", "step_labels")
+"""Stages whose data are tokens and counts of them: the same on any mesh."""
+FILES = ("data.jsonl", "model/model.safetensors", "logp.bin", "logp.npy", "tokens.npy")
 PATIENCE = 600  # seconds until a run counts as hanging
 CLOCKS = ("seconds", "tokens_per_second")
 
@@ -28,7 +34,7 @@ class Results(NamedTuple):
 
     Attributes:
       params: digests of the parameters, bit for bit.
-      data: the bytes of data.jsonl and of the exported weights.
+      data: the bytes of data.jsonl, of exported weights, and of kept log-probs and tokens.
       metrics: those of the artifact.
       rows: the rows of metrics.jsonl.
     """
@@ -43,8 +49,9 @@ def load_params(folder: Path):
     """The parameters of an artifact on one device."""
     artifact = artifacts.load(folder)
     mesh = policy.make_mesh(devices=jax.devices()[:1])
-    if artifact.kind == "reward_model":
-        return reward_model.load(artifact, mesh).params
+    if artifact.kind in ("reward_model", "process_reward"):
+        module = reward_model if artifact.kind == "reward_model" else process_reward
+        return module.load(artifact, mesh).params
     return policy.load_policy(artifact, mesh)[1]
 
 
@@ -61,9 +68,8 @@ def read_results(workdir: Path) -> Results:
         ]
         if (folder / "params").exists():
             found.params[stage] = digest(jax.tree.map(np.asarray, load_params(folder)))
-        for path in (folder / "data.jsonl", folder / "model" / "model.safetensors"):
-            if path.exists():
-                found.data[stage] = path.read_bytes()
+        if present := [folder / name for name in FILES if (folder / name).exists()]:
+            found.data[stage] = b"".join(path.read_bytes() for path in present)
     return found
 
 
@@ -155,11 +161,30 @@ def faulty(posttrain):
 @pytest.fixture(scope="session")
 def whole(shared, posttrain, mini) -> Whole:
     """The recipe run to its end, once for all test processes."""
-    workdir = shared / "whole"
-    with open(shared / "whole.lock", "w") as lock:
+    return run_once(shared / "whole", posttrain, mini)
+
+
+@pytest.fixture(scope="session")
+def others() -> str:
+    """The recipe of the other kinds of stage."""
+    return str(OTHERS)
+
+
+@pytest.fixture(scope="session")
+def whole_others(shared, whole, posttrain, others) -> Whole:
+    """The same for the recipe of the other kinds of stage, from the first one's base."""
+    begin = functools.partial(whole.only, *FIRST)
+    return run_once(shared / "whole_others", posttrain, others, begin)
+
+
+def run_once(workdir: Path, posttrain, recipe: str, begin=None) -> Whole:
+    """Run a recipe to its end, unless another test process has; `begin` makes its run folder."""
+    with open(workdir.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (workdir / "report.json").exists():
-            code, out, err = posttrain("run", mini, "--workdir", workdir)
+            if begin:
+                begin(into=workdir)
+            code, out, err = posttrain("run", recipe, "--workdir", workdir)
             assert code == 0, out + err
     return Whole(workdir, read_results(workdir))
 
@@ -173,43 +198,58 @@ def results():
 @pytest.fixture
 def same(whole):
     """`same(results, *stages)`: bit for bit what the whole run made; without stages, all of it."""
+    return functools.partial(check_same, whole.results)
 
-    def same(found: Results, *stages: str) -> None:
-        for kind, of_whole, of_found in zip(Results._fields, whole.results, found, strict=True):
-            names = stages or of_whole.keys()
-            expected = {name: of_whole[name] for name in names if name in of_whole}
-            got = {name: of_found.get(name) for name in expected}
-            differing = [name for name in expected if got[name] != expected[name]]
-            assert not differing, f"{kind} of {differing[0]}:\n{expected}\n{got}"
 
-    return same
+@pytest.fixture
+def same_others(whole_others):
+    """The same for the recipe of the other kinds of stage."""
+    return functools.partial(check_same, whole_others.results)
 
 
 @pytest.fixture
 def near(whole):
     """`near(results)`: the same sampled tokens, and every logged number to 1e-5."""
+    return functools.partial(check_near, whole.results)
 
-    def near(found: Results) -> None:
-        assert found.data.keys() == whole.results.data.keys()
-        for stage in ("samples", "rejection"):
-            assert found.data[stage] == whole.results.data[stage], stage
-        for stage, rows in whole.results.rows.items():
-            assert len(found.rows[stage]) == len(rows), stage
-            for row, other in zip(rows, found.rows[stage], strict=True):
-                assert other.keys() == row.keys()
-                for name, value in row.items():
-                    close(f"{stage} {row['step']} {name}", value, other[name])
-        for stage, metrics in whole.results.metrics.items():
-            for name, value in metrics.items():
-                close(f"{stage} {name}", value["mean"], found.metrics[stage][name]["mean"])
 
-    def close(name: str, expected, got) -> None:
-        if isinstance(expected, str) or expected is None:
-            assert got == expected, name
-        else:
-            assert abs(got - expected) <= 1e-5 * max(1.0, abs(expected)), (name, expected, got)
+@pytest.fixture
+def near_others(whole_others):
+    """The same for the recipe of the other kinds of stage."""
+    return functools.partial(check_near, whole_others.results)
 
-    return near
+
+def check_same(whole: Results, found: Results, *stages: str) -> None:
+    """See `same`."""
+    for kind, of_whole, of_found in zip(Results._fields, whole, found, strict=True):
+        names = stages or of_whole.keys()
+        expected = {name: of_whole[name] for name in names if name in of_whole}
+        got = {name: of_found.get(name) for name in expected}
+        differing = [name for name in expected if got[name] != expected[name]]
+        assert not differing, f"{kind} of {differing[0]}:\n{expected}\n{got}"
+
+
+def check_near(whole: Results, found: Results) -> None:
+    """See `near`."""
+    assert found.data.keys() == whole.data.keys()
+    for stage in whole.data.keys() & set(SAMPLED):
+        assert found.data[stage] == whole.data[stage], stage
+    for stage, rows in whole.rows.items():
+        assert len(found.rows[stage]) == len(rows), stage
+        for row, other in zip(rows, found.rows[stage], strict=True):
+            assert other.keys() == row.keys()
+            for name, value in row.items():
+                check_close(f"{stage} {row['step']} {name}", value, other[name])
+    for stage, metrics in whole.metrics.items():
+        for name, value in metrics.items():
+            check_close(f"{stage} {name}", value["mean"], found.metrics[stage][name]["mean"])
+
+
+def check_close(name: str, expected, got) -> None:
+    if isinstance(expected, str) or expected is None:
+        assert got == expected, name
+    else:
+        assert abs(got - expected) <= 1e-5 * max(1.0, abs(expected)), (name, expected, got)
 
 
 @pytest.fixture(scope="session")

@@ -155,7 +155,7 @@ def _problems(stage: Mapping[str, Any], mesh: Mapping[str, int]) -> list[str]:
     return found
 
 
-def queue(stage: Mapping[str, Any], spec: str, mesh: Mapping[str, int]) -> dict[str, int]:
+def queue(stage: Mapping[str, Any], spec: str, mesh: Mapping[str, int]) -> dict[str, Any]:
     """The sizes of a sampler's queue (rollout/continuous.py); nothing where a stage has none.
 
     Args:
@@ -169,6 +169,7 @@ def queue(stage: Mapping[str, Any], spec: str, mesh: Mapping[str, int]) -> dict[
     if not slots or (slots >= prompts * group and not answered and not stage.get("cache_dtype")):
         return {}
     from posttrain_jax.rollout import continuous
+    from posttrain_jax.rollout.prefill import prompt_widths
     from posttrain_jax.rollout.request import Rules
     from posttrain_jax.rollout.sampling import Sampling
 
@@ -181,6 +182,7 @@ def queue(stage: Mapping[str, Any], spec: str, mesh: Mapping[str, int]) -> dict[
         "places a page": continuous.PAGE,
         "prompts in the pool": plan.entries,
         "prompts a prefill": plan.prefill,
+        "places of a prefill": list(prompt_widths(stage["prompt_length"], plan.narrowest)),
         "free slots that are worth a prefill": plan.threshold,
         **_cache(stage, spec, plan, rules, max(1, prompts // ways)),
     }

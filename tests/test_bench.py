@@ -3,11 +3,18 @@
 import dataclasses
 import json
 
+import jax
+import numpy as np
 import pytest
 
-from posttrain_jax.bench import flops, tokens
+from posttrain_jax.bench import flops, queued, tokens, tune
+from posttrain_jax.bench.workloads import Sizes
+from posttrain_jax.mesh import make_mesh
 from posttrain_jax.models import ModelConfig
 from posttrain_jax.models.config import Experts
+from posttrain_jax.rollout.continuous import plan_sizes
+from posttrain_jax.rollout.request import Rules
+from posttrain_jax.rollout.sampling import Sampling
 
 CONFIG = ModelConfig(vocab_size=11, layers=2, width=8, heads=4, kv_heads=2, head_dim=4, ffn=5)
 # q 8x16, k and v 8x8 each, o 16x8, gate, up, down 8x5 each.
@@ -47,6 +54,49 @@ def test_every_workload_runs(monkeypatch, capsys):
         assert row["tokens_per_s"] > 0 and row["peak_rss_mb"] > 50 and row["needed_gflop"] >= 0
         assert 0 < row["utilisation"] < 1 and row["step_ms"] > 0
         assert "compile_s" in row
+
+
+def test_the_queues_sequences_in_batches(monkeypatch, capsys):
+    """`static_cap` has those of `queue` as the beginnings of rows that all go on to the cap."""
+    small = dataclasses.replace(CONFIG, vocab_size=32, width=16, head_dim=8, ffn=32)
+    monkeypatch.setattr(tokens, "TINY", small)
+    monkeypatch.setattr(flops, "SQUARE", 64)
+    monkeypatch.setattr(queued, "QUEUE", 4)
+    monkeypatch.setattr(tune, "candidates", lambda derived, *sizes: {"derived": derived})
+    names = ["queue", "static", "static_cap"]
+    arguments = ["--steps", "1", "--slots", "4", "--group", "4", "--prompt-len", "4", "--json"]
+    arguments += ["--max-new", "16", "--shortest", "2"]
+    assert tokens.main([*names, *arguments]) == tokens.main(["queue", "--tune", *arguments]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["workload"] for row in rows] == [*names, "tune"]
+    assert len({row["tokens"] for row in rows[:3]}) == 1
+    assert rows[0]["prefilled_tokens"] == 4 * 4 and rows[0]["prefill_share"] == 1 / 4
+    assert rows[3]["best"] == "derived" and rows[3]["step_ms"]["derived"] > 0
+    given = tokens.parse(["queue", *arguments])
+    sizes, mesh = Sizes(**{name: getattr(given, name) for name in Sizes._fields}), make_mesh()
+    with jax.set_mesh(mesh):
+        work = [tokens.WORKLOADS[n](*tokens.open_model("tiny", mesh), mesh, sizes) for n in names]
+        (queue, _), *batches = (each.step() for each in work)
+    join = lambda name, parts: np.concatenate([getattr(part, name) for part in parts])  # noqa: E731
+    lengths = np.asarray(queue.completion_mask_BT).sum(axis=1)
+    assert len({*lengths}) > 3 and lengths.sum() == rows[0]["tokens"] and lengths.max() < 16
+    kept = np.arange(16) < lengths[:, None]
+    expected = np.where(kept, queue.tokens_BT[:, 4:], 0)
+    for parts in batches:
+        np.testing.assert_array_equal(np.where(kept, join("tokens_BT", parts)[:, 4:], 0), expected)
+    static, whole = (join("completion_mask_BT", parts).sum(axis=1) for parts in batches)
+    assert (static == lengths).all() and (whole == 16).all()
+
+
+def test_sizes_beside_the_derived_ones_differ_in_one_number():
+    derived = plan_sizes(32, 64, Rules(Sampling(), 512, 8))
+    found = tune.candidates(derived, 512, 512)
+    assert found.pop("derived") == derived and len({*found.values()}) == len(found)
+    changed = {name.split()[0]: each for name, each in found.items()}
+    assert set(changed) == {"threshold", "prefill", "pages", "narrowest"}
+    for each in found.values():
+        assert sum(a != b for a, b in zip(each, derived, strict=True)) == 1
+        assert each.pages >= 32 and each.threshold > 0
 
 
 def test_an_unknown_workload_is_refused(capsys):

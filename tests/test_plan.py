@@ -117,6 +117,7 @@ def test_the_queue_of_a_sampler():
     assert found == {
         "slots a shard": 256, "pages a shard": 177_766, "places a page": 16,
         "prompts in the pool": 64, "prompts a prefill": 2,
+        "places of a prefill": [256, 512, 1024],
         "free slots that are worth a prefill": 16,
         "cache bytes a shard": 2 * c.layers * c.kv_heads * places * (c.head_dim + 4),
     }  # fmt: skip

@@ -1,7 +1,8 @@
-"""`posttrain bench sft|dpo|sample|queue|static|grpo|ppo`: tokens per second on this machine.
+"""`posttrain bench sft|dpo|sample|queue|static|static_cap|grpo|ppo`: tokens per second here.
 
 Compile time is told apart. `queue` samples sequences of lengths as RL has them, sixteen for each of
-`--slots`; `static` the same ones in batches of that size, each until its slowest has ended.
+`--slots`; `static` the same ones in batches of that size, each until its slowest has ended;
+`static_cap` in batches that all go on to `--max-new`. `--tune` compares the sizes of a queue.
 
 Steps are timed one by one after two that are not; quote the median. `utilisation` is what the step
 needs (flops.py) over what the larger of two matrix products would have done in that time: they are
@@ -28,13 +29,16 @@ from jax.sharding import Mesh
 
 from posttrain_jax import train_state
 from posttrain_jax.api import Model, Params
+from posttrain_jax.bench import queued, workloads
 from posttrain_jax.bench.flops import matmul_rates
-from posttrain_jax.bench.workloads import WORKLOADS, Sizes
+from posttrain_jax.bench.tune import tune
+from posttrain_jax.bench.workloads import Sizes
 from posttrain_jax.mesh import make_mesh
 from posttrain_jax.models import ModelConfig, find_config, from_pretrained, make_model
 
 TINY = ModelConfig(vocab_size=4096, layers=4, width=256, heads=4, kv_heads=2, head_dim=64, ffn=768)
 WARM = 2
+WORKLOADS = workloads.WORKLOADS | queued.WORKLOADS
 
 
 def open_model(spec: str, mesh: Mesh) -> tuple[Model, Params]:
@@ -83,6 +87,24 @@ def measure(workload: str, spec: str, sizes: Sizes, steps: int) -> dict[str, Any
     }
 
 
+def tuned(spec: str, sizes: Sizes, rounds: int) -> dict[str, Any]:
+    """The queue with its sizes and with others; see `tune.tune`."""
+    mesh = make_mesh()
+    with jax.set_mesh(mesh):
+        return tune(*open_model(spec, mesh), mesh, sizes, rounds)
+
+
+def show_tuned(found: dict[str, Any], as_json: bool) -> None:
+    """Print a line a candidate, the fastest first."""
+    if as_json:
+        print(json.dumps(found), flush=True)
+        return
+    print("derived: " + ", ".join(f"{name} {value}" for name, value in found["derived"].items()))
+    for name, median in sorted(found["step_ms"].items(), key=lambda item: item[1]):
+        least, compiled = found["step_ms_min"][name], found["compile_s"][name]
+        print(f"{name:16s} {median:9,.1f} ms, at best {least:9,.1f}  compile {compiled:.1f} s")
+
+
 def peak_rss_mb() -> float:
     """The most memory that this program ever held.
 
@@ -112,6 +134,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--slots", type=int, default=32, help="sequences at once, of queue")
     parser.add_argument("--drafts", type=int, default=0, help="tokens a step guesses, of queue")
     parser.add_argument("--temperature", type=float, default=1.0, help="of queue; 0 is greedy")
+    parser.add_argument("--shortest", type=int, default=0, help="of queue's prompts; 0: all alike")
+    parser.add_argument("--tune", action="store_true", help="queue: other sizes beside the derived")
     parser.add_argument("--steps", type=int, default=5, help="timed steps")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(list(arguments))
@@ -123,6 +147,9 @@ def main(arguments: Sequence[str]) -> int:
     """Print one line a workload."""
     given = parse(arguments)
     sizes = Sizes(**{name: getattr(given, name) for name in Sizes._fields})
+    if given.tune:
+        show_tuned(tuned(given.model, sizes, given.steps), given.json)
+        return 0
     for workload in given.workloads:
         found = measure(workload, given.model, sizes, given.steps)
         if given.json:

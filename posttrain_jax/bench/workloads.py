@@ -5,7 +5,6 @@ Nothing is padded and nothing ends early, so that tokens a second are those of t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,19 +15,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from posttrain_jax import optimizers, reward_model, train_state
-from posttrain_jax.api import Batch, Model, Params, Rollout
+from posttrain_jax.api import Batch, Model, Params
 from posttrain_jax.bench.flops import forward_flops
 from posttrain_jax.data.preferences import Preferences, Side
 from posttrain_jax.losses import dpo, sft
-from posttrain_jax.mesh import batch_shards, shard_rows
+from posttrain_jax.mesh import shard_rows
 from posttrain_jax.models import heads
 from posttrain_jax.rollout.collect import Sampled, Setting
-from posttrain_jax.rollout.continuous import PAGE, Work, plan_sizes, sample_queue
 from posttrain_jax.rollout.engine import for_sampling
 from posttrain_jax.rollout.experience import Mix
 from posttrain_jax.rollout.prompts import NOTHING_DRAWN
 from posttrain_jax.rollout.request import Asked, Rules
-from posttrain_jax.rollout.row_settings import RowSettings
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.scoring import Scored
@@ -38,8 +35,6 @@ from posttrain_jax.stages import preference, rl
 
 MICROBATCHES = 8
 """Of the updates after a rollout."""
-QUEUE, SIGMA = 16, 0.9
-"""Sequences a slot, and the deviation of the logarithm of their lengths."""
 
 
 class Sizes(NamedTuple):
@@ -53,6 +48,7 @@ class Sizes(NamedTuple):
       slots: sequences at once, where they come from a queue sixteen times as long.
       drafts: tokens that a step of the queue guesses of each.
       temperature: of the queue's sampling.
+      shortest: tokens of the shortest prompt of the queue, lengths being uniform; 0: `prompt_len`.
     """
 
     batch: int
@@ -66,6 +62,7 @@ class Sizes(NamedTuple):
     slots: int
     drafts: int = 0
     temperature: float = 1.0
+    shortest: int = 0
 
 
 class Workload(NamedTuple):
@@ -154,7 +151,8 @@ def _pairs(model: Model, sizes: Sizes) -> Preferences:
     return Preferences([(side(one), side(other)) for one, other in tokens], [], [], [])
 
 
-def _prompts(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:
+def prompts_of(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:
+    """A rollout of random prompts that all fill their width."""
     shape, vocabulary = (sizes.prompts, sizes.prompt_len), model.config.vocab_size
     tokens = np.random.default_rng(1).integers(3, vocabulary, shape, np.int32)
     uids = np.arange(sizes.prompts * sizes.group, dtype=np.uint32)
@@ -180,75 +178,10 @@ def _reading_flops(model: Model, sizes: Sizes, head: int) -> float:
 
 def sample_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
     """One rollout, from prompts to tokens."""
-    placed, job = for_sampling(params, model, mesh), _prompts(model, mesh, sizes)
+    placed, job = for_sampling(params, model, mesh), prompts_of(model, mesh, sizes)
     rows = sizes.prompts * sizes.group
     flops = _rollout_flops(model, sizes)
     return Workload(lambda: sample(model, placed, *job), rows * sizes.max_new, rows, flops)
-
-
-def _queue(model: Model, mesh: Mesh, sizes: Sizes) -> tuple[Asked, Rules]:
-    """Prompts for sixteen times as many sequences as slots, of lengths as RL has them: lognormal,
-    sigma 0.9, an eighth of `max_new` in the mean."""
-    prompts = QUEUE * sizes.slots // sizes.group
-    asked, rules = _prompts(model, mesh, sizes._replace(prompts=prompts))
-    mean = math.log(sizes.max_new / 8) - SIGMA**2 / 2
-    drawn = np.random.default_rng(0).lognormal(mean, SIGMA, prompts * sizes.group)
-    most = np.clip(np.round(drawn), 1, sizes.max_new).astype(np.int32)
-    asked = asked._replace(rows=RowSettings(max_new=shard_rows(mesh, most)))
-    return asked, rules._replace(sampling=Sampling(sizes.temperature))
-
-
-def queue_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
-    """All sequences of a queue, with a slot for one in sixteen."""
-    placed, (asked, rules) = for_sampling(params, model, mesh), _queue(model, mesh, sizes)
-    ways = batch_shards(mesh)
-    prompts = asked.prompts_PT.shape[0] // ways
-    holding = plan_sizes(sizes.slots // ways, prompts, rules, drafts=sizes.drafts)
-    slots = holding.slots * ways
-
-    def told(result: tuple[Rollout, Work]) -> dict[str, float]:
-        work = jax.device_get(result[1])
-        found = {
-            "steps_of_decoding": int(work.steps),
-            "occupancy": round(work.busy / work.steps / slots, 3),
-            "occupancy_while_queued": round(work.full_busy / work.full_steps / slots, 3),
-            "cache_share": round(holding.pages * PAGE / (holding.slots * sizes.max_new), 3),
-            "cache_used": round(work.most_pages * PAGE / (slots * sizes.max_new), 3),
-        }
-        if sizes.drafts:
-            right = round(work.accepted / max(1, work.proposed), 3)
-            found |= {"drafted": int(work.proposed), "acceptance": right}
-        return found
-
-    step = lambda: sample_queue(model, placed, asked, rules, holding)  # noqa: E731
-    tokens = int(np.sum(jax.device_get(asked.rows.max_new)))
-    return Workload(step, tokens, sizes.slots, _queue_flops(model, asked, sizes), told)
-
-
-def static_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload:
-    """The same sequences in batches of as many as there are slots, each to its slowest's end."""
-    placed, (asked, rules) = for_sampling(params, model, mesh), _queue(model, mesh, sizes)
-    count, parts = sizes.slots // sizes.group, []
-    for first in range(0, asked.prompts_PT.shape[0], count):
-        prompts = slice(first, first + count)
-        rows = slice(first * sizes.group, (first + count) * sizes.group)
-        parts.append(
-            asked._replace(
-                prompts_PT=asked.prompts_PT[prompts], segments_PT=asked.segments_PT[prompts],
-                uids_B=asked.uids_B[rows],
-                rows=jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], asked.rows),
-            )
-        )  # fmt: skip
-    tokens = int(np.sum(jax.device_get(asked.rows.max_new)))
-    step = lambda: [sample(model, placed, part, rules) for part in parts]  # noqa: E731
-    return Workload(step, tokens, sizes.slots, _queue_flops(model, asked, sizes))
-
-
-def _queue_flops(model: Model, asked: Asked, sizes: Sizes) -> float:
-    prefill = forward_flops(model.config, sizes.prompt_len, head=1) * asked.prompts_PT.shape[0]
-    lengths = jax.device_get(asked.rows.max_new).tolist()
-    decode = (forward_flops(model.config, n - 1, before=sizes.prompt_len) for n in lengths)
-    return prefill + sum(decode)
 
 
 def _learning(
@@ -269,7 +202,7 @@ def _learning(
         value=None if value is None else model,
     )  # fmt: skip
     updates, carried = begin(setting, params, value)
-    held, job = [carried], _prompts(model, mesh, sizes)
+    held, job = [carried], prompts_of(model, mesh, sizes)
 
     @jax.jit
     def score(tokens_BT):
@@ -314,6 +247,5 @@ def ppo_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Workload
 
 
 WORKLOADS = {
-    "sft": sft_step, "dpo": dpo_step, "sample": sample_step, "queue": queue_step,
-    "static": static_step, "grpo": grpo_step, "ppo": ppo_step,
+    "sft": sft_step, "dpo": dpo_step, "sample": sample_step, "grpo": grpo_step, "ppo": ppo_step,
 }  # fmt: skip

@@ -24,6 +24,7 @@ from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.models.transformer import Pool, unstack
 from posttrain_jax.rollout import drafts, draw_state, pools, slots, spread
 from posttrain_jax.rollout.draw import Drawn, draw
+from posttrain_jax.rollout.prefill import NARROWEST, prefill
 from posttrain_jax.rollout.request import Asked, Rules, begin
 from posttrain_jax.rollout.sampling import row_keys
 from posttrain_jax.rollout.slots import Slots
@@ -42,10 +43,11 @@ class Sizes(NamedTuple):
       slots: sequences that are decoded at once.
       pages: of the pool, PAGE places each.
       entries: prompts in the prompt pool.
-      prefill: prompts that are prefilled at once.
+      prefill: prompts that are prefilled at once; 0: none are left.
       threshold: free slots that are worth leaving the inner loop for.
       drafts: tokens that a step guesses of each sequence, fewer than PAGE; see drafts.py.
       spare: groups that need not be whole at the end; see carry.py.
+      narrowest: places of the narrowest prefill, or more; see prefill.py.
     """
 
     slots: int
@@ -55,6 +57,7 @@ class Sizes(NamedTuple):
     threshold: int
     drafts: int = 0
     spare: int = 0
+    narrowest: int = NARROWEST
 
 
 def plan_sizes(
@@ -122,7 +125,9 @@ class Work(NamedTuple):
       busy: live slots, summed over steps.
       most_pages: pages in use at most.
       full_steps, full_busy: of the steps before the queue was empty.
+      prefilled: places of prompts that went through the model, padding too.
       proposed, accepted: draft tokens, and those that were right.
+      wide_steps: the steps that read any.
     """
 
     steps: Array
@@ -130,8 +135,10 @@ class Work(NamedTuple):
     most_pages: Array
     full_steps: Array
     full_busy: Array
+    prefilled: Array
     proposed: Array
     accepted: Array
+    wide_steps: Array
 
 
 @functools.partial(jax.jit, static_argnames=("model", "rules", "sizes"))
@@ -152,14 +159,16 @@ def _sample(
     count = len(state.slots.live_B)
     state = serve(model, params, asked, rules, sizes, state, until=half(count))
     full = state.slots
+    sizes = sizes._replace(prefill=0)  # all have been: there is nothing of it to compile
     while count := half(count):
         state = fewer(state, count, rules)
         state = serve(model, params, asked, rules, sizes, state, until=half(count))
-    s = state.slots
+    s, tally = state.slots, state.tally or drafts.no_tally()
     work = Work(
         spread.largest(s.steps), spread.total(s.busy), spread.total(s.most_pages),
-        spread.largest(full.steps), spread.total(full.busy),
-        *(map(spread.total, state.tally) if state.tally else drafts.no_tally()),
+        spread.largest(full.steps), spread.total(full.busy), spread.total(s.prefilled),
+        spread.total(tally.proposed), spread.total(tally.accepted),
+        spread.largest(tally.wide_steps),
     )  # fmt: skip
     return as_rollout(state.written, asked, rules), work
 
@@ -215,10 +224,16 @@ def serve(
         s = state.slots
         return spread.anywhere((slots.room(s) > 0) & (slots.waiting(s) < jnp.sum(~s.live_B)))
 
+    def more_prompts(state: State) -> State:
+        s, pool = prefill(
+            model, params, asked, state.slots, state.pool,
+            count=sizes.prefill, narrowest=sizes.narrowest,
+        )  # fmt: skip
+        return state._replace(slots=s, pool=pool)
+
     def let_in(state: State) -> State:
-        state = jax.lax.while_loop(
-            lacking, lambda state: _prefill(model, params, asked, sizes, state), state
-        )
+        if sizes.prefill:
+            state = jax.lax.while_loop(lacking, more_prompts, state)
         before, after = state.slots, slots.admit(state.slots, last_P)
         slot = jnp.arange(len(before.live_B))
         row_B = jnp.minimum(after.sequence_B, len(asked.uids_B) - 1)
@@ -240,31 +255,28 @@ def serve(
     return jax.lax.while_loop(lambda state: conditions(state)[0], turn, state)
 
 
-def _prefill(model: Model, params: Params, asked: Asked, sizes: Sizes, state: State) -> State:
-    """The next prompts into the pool, each without its last token and one place to the right."""
-    count, width = asked.prompts_PT.shape
-    shift = lambda x_PT: jnp.pad(x_PT[:, :-1], ((0, 0), (1, 0)))  # noqa: E731
-    tokens_PW, segments_PW = shift(asked.prompts_PT), shift(asked.segments_PT)
-    s, prompt, entry = slots.enter_prompts(state.slots, segments_PW != 0, sizes.prefill)
-    chosen = jnp.minimum(prompt, count - 1)
-    segments_BT = segments_PW[chosen]
-    _, cache = model.apply(
-        params, tokens_PW[chosen],
-        positions_BT=jnp.maximum(jnp.cumsum(segments_BT, axis=1) - 1, 0), segments_BT=segments_BT,
-        cache=model.init_cache(sizes.prefill, width),
-    )  # fmt: skip
-    pool = pools.enter_prompts(state.pool, cache, entry)
-    return state._replace(slots=s, pool=pool)
-
-
 def _step(
     model: Model, params: Params, asked: Asked, rules: Rules, sizes: Sizes, state: State
 ) -> State:
     """One more token of every slot that goes on, and more of those whose drafts are right."""
-    s, read, tokens_BT, count_B = state.slots, 1 + sizes.drafts, state.slots.token_B[:, None], 1
-    if sizes.drafts:
-        tokens_BT, count_B = drafts.propose(asked, rules, state.written, s, sizes.drafts)
-    s = slots.turn_pages(s, PAGE, count_B)
+    if not sizes.drafts:
+        return _pass(model, params, asked, rules, state, state.slots.token_B[:, None], 1)
+    tokens_BT, count_B = drafts.propose(asked, rules, state.written, state.slots, sizes.drafts)
+    drafted = jnp.any(slots.going(state.slots) & (count_B > 1))
+    read = functools.partial(_pass, model, params, asked, rules)
+    return jax.lax.cond(
+        spread.anywhere(drafted),
+        lambda state: read(state, tokens_BT, count_B),
+        lambda state: read(state, tokens_BT[:, :1], 1), state,
+    )  # fmt: skip
+
+
+def _pass(
+    model: Model, params: Params, asked: Asked, rules: Rules, state: State, tokens_BT: Array,
+    count_B: Array | int,
+) -> State:  # fmt: skip
+    """Read each slot's last token and drafts, `count_B` in all, and draw what follows."""
+    s, read = slots.turn_pages(state.slots, PAGE, count_B), tokens_BT.shape[1]
     row_B = jnp.minimum(s.sequence_B, len(asked.uids_B) - 1)
     length_B = jnp.sum(asked.segments_PT, axis=1)[row_B // rules.group_size]
     at = pools.at(state.pool, s, PAGE, count_B, read)
@@ -274,7 +286,7 @@ def _step(
     busy = s.busy + jnp.sum(slots.going(s), dtype=jnp.int32)
     state = state._replace(slots=s._replace(steps=s.steps + 1, busy=busy), pool=pool)
     take = functools.partial(_take, asked, rules, row_B, length_B)
-    if not sizes.drafts:
+    if read == 1:
         return take(state, model.logits(params, hidden_BTD[:, 0]), slots.going(s))
     logits_BTV = model.logits(params, hidden_BTD)
     return drafts.verify(

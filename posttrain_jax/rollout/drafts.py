@@ -9,7 +9,8 @@ draft of probability p is right with probability p is speculative sampling (Levi
 arXiv 2211.17192, section 2.3) with a draft model that is sure of itself.
 
 What is known is a draft too: answers of the host, and what a sequence had said before it lost its
-slot. Left out: a model that drafts, trees of drafts, a narrower pass where no slot has any.
+slot. A step in which no slot has a draft reads one token of each. Left out: a model that drafts,
+trees of drafts.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ SHORTEST, LONGEST = 2, 3
 
 
 class Tally(NamedTuple):
-    """How many draft tokens were read, and how many of them were drawn."""
+    """How many draft tokens were read, how many of them were drawn, and in how many steps."""
 
     proposed: Array
     accepted: Array
+    wide_steps: Array
 
 
 def no_tally() -> Tally:
     """Nothing yet."""
-    return Tally(jnp.int32(0), jnp.int32(0))
+    return Tally(jnp.int32(0), jnp.int32(0), jnp.int32(0))
 
 
 def propose(
@@ -120,5 +122,7 @@ def verify(
 
     going_B = slots.going(state.slots)
     read = jnp.sum(jnp.where(going_B, count_B - 1, 0), dtype=jnp.int32)
-    state = state._replace(tally=state.tally._replace(proposed=state.tally.proposed + read))
+    tally = state.tally
+    tally = tally._replace(proposed=tally.proposed + read, wide_steps=tally.wide_steps + 1)
+    state = state._replace(tally=tally)
     return jax.lax.while_loop(more, draw, (jnp.int32(0), going_B, state))[2]

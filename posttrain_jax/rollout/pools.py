@@ -176,4 +176,14 @@ def cache_bytes(model: Model, empty_slots: Slots, size: int, dtype: str = "") ->
       empty_slots: the state, or its shapes.
     """
     pool = jax.eval_shape(lambda s: empty(model, s, size, dtype), empty_slots)
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pool[:4]))
+    return _bytes(pool[:4])
+
+
+def prompt_bytes(model: Model, empty_slots: Slots, size: int, dtype: str = "") -> int:
+    """Those of the prompts alone."""
+    pool = jax.eval_shape(lambda s: empty(model, s, size, dtype), empty_slots)
+    return _bytes((pool.k_UKHW, pool.v_UKWH))
+
+
+def _bytes(arrays: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(arrays))

@@ -38,6 +38,7 @@ class Slots(NamedTuple):
       again_B, agains: sequences that lost their slot for want of pages, a stack of so many.
       steps, busy, most_pages: how many steps there were, live slots summed over them, and pages in
         use at most.
+      prefilled: places of prompts that were prefilled, padding too.
     """
 
     live_B: Array
@@ -61,6 +62,7 @@ class Slots(NamedTuple):
     steps: Array
     busy: Array
     most_pages: Array
+    prefilled: Array
 
 
 def empty(slots: int, pages: int, entries: int, prompts: int, group: int, width: int) -> Slots:
@@ -75,7 +77,7 @@ def empty(slots: int, pages: int, entries: int, prompts: int, group: int, width:
         member_UM=full((entries, group), slots), owed_U=full(entries, 0),
         valid_UW=jnp.zeros((entries, width), bool), entry_P=full(prompts, entries),
         next_prompt=zero, next_sequence=zero, again_B=full(slots, 0), agains=zero,
-        steps=zero, busy=zero, most_pages=zero,
+        steps=zero, busy=zero, most_pages=zero, prefilled=zero,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ MESHES = {
 }
 PROMPTS, GROUP, WIDTH, NEW = 16, 3, 5, 10
 RULES = Rules(Sampling(temperature=0.9, stop=(1, 2)), NEW, GROUP)
-SIZES = Sizes(3, 6, 2, 1, 1)
+SIZES = Sizes(3, 6, 2, 1, 1, narrowest=2)
 READS = SimpleNamespace(eos_id=1, decode=lambda ids: chr(40 + sum(ids)))
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
 

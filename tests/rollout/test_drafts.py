@@ -60,6 +60,7 @@ def test_options_and_local_layers_where_slots_are_lost(make_small):
     lengths, work = compare(policy.model, policy.params, given, rules, Sizes(5, 8, 3, 2, 1, 3))
     again = work.busy + work.accepted - lengths.sum()  # tokens that were drawn twice
     assert work.most_pages == 8 and again > 0 and work.accepted > 20 + again / 2
+    assert 0 < work.wide_steps < work.steps  # where no slot has a draft one token of each is read
 
 
 def test_latent_vectors_that_repeat_themselves_need_fewer_steps_than_tokens(make_small):

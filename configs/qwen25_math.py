@@ -135,6 +135,7 @@ def tiny() -> dict:
         "batch_size": 64,
         "prompt_length": 56,
         "max_new": 40,
+        "model_options": {"max_length": 96},
     }
     data |= {
         "ranked": {
@@ -285,7 +286,7 @@ def tir() -> dict:
 
     The task can't be done without it: products of two numbers up to 99.
     """
-    window = {"prompt_length": 20, "max_new": 80}
+    window = {"prompt_length": 20, "max_new": 80, "model_options": {"max_length": 100}}
     products = {"tasks": {"calculation": 1.0}, "options": {"largest": 99}}
     policies = {
         "base": BASE,

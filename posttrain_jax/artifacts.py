@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -316,7 +317,7 @@ def _by_contents(value: Any) -> Any:
         return [_by_contents(v) for v in value]
     if not isinstance(value, str) or "\n" in value or len(value) > MAX_PATH:
         return value
-    path = Path(value).expanduser()
+    path = Path(os.path.expanduser(value))  # Path's raises where nobody is ~name
     if not ("/" in value or path.suffix):
         return value
     if path.is_file():

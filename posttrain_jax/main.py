@@ -98,7 +98,7 @@ def explain(error: Exception) -> str | None:
             f"{what}{place}. What is done is kept: make room (or choose another --workdir) and "
             "give the same command again."
         )
-    if not isinstance(error, ValueError | FileNotFoundError):
+    if not isinstance(error, ValueError | FileNotFoundError | RuntimeError):
         return None
     frame = traceback.extract_tb(error.__traceback__)[-1]
     ours = any(Path(frame.filename).is_relative_to(f) for f in (PACKAGE, PACKAGE.parent / "launch"))

@@ -195,16 +195,41 @@ def _cache(stage: Mapping[str, Any], spec: str, sizes: Any, rules: Any, prompts:
     import jax
 
     from posttrain_jax.models.families import find_config, make_model
-    from posttrain_jax.rollout import continuous, pools, slots
+    from posttrain_jax.rollout import continuous, limits, pools
 
     jax.config.update("jax_platforms", "cpu")
     model = make_model(find_config(spec, **stage.get("model_options", {})))
-    held, width = (sizes.slots, sizes.pages, sizes.entries), stage["prompt_length"]
-    s = jax.eval_shape(lambda: slots.empty(*held, prompts, rules.group_size, width))
-    size = continuous.PAGE
-    ring = pools.ring_pages(model.config, sizes.slots, sizes.pages, size)
+    ring = pools.ring_pages(model.config, sizes.slots, sizes.pages, continuous.PAGE)
     rings = {"pages of a slot in local layers": ring} if ring else {}
-    return {**rings, "cache bytes a shard": pools.cache_bytes(model, s, size, rules.cache_dtype)}
+    held = limits.cache_bytes(model, rules, sizes, prompts, stage["prompt_length"])
+    return {**rings, "cache bytes a shard": held}
+
+
+def window(config: Mapping[str, Any], name: str) -> list[str]:
+    """What a stage samples beyond the length of its model, as `rollout.limits` will refuse it."""
+    stage, longest = config["stages"][name], _longest(config, name)
+    size = stage.get("prompt_length", 0) + stage.get("max_new", 0)
+    if not longest or not stage.get("max_new") or size <= longest:
+        return []
+    return [
+        f"prompt_length + max_new = {size} tokens, and the model is for {longest} (max_length): "
+        "lower one of them, or set model_options.max_length"
+    ]
+
+
+def _longest(config: Mapping[str, Any], name: str) -> int:
+    """The length of a stage's model, which a stage before it may have set; 0: unknown."""
+    stage = config["stages"][name]
+    if given := stage.get("model_options", {}).get("max_length"):
+        return given
+    if source := _weights(stage.get("inputs", {})):
+        return _longest(config, source)
+    spec = model_of(config, name)
+    if spec.partition(":")[0] not in model_families():
+        return 0
+    from posttrain_jax.models.families import find_config
+
+    return find_config(spec).max_length
 
 
 def _plan_stage(config: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -222,5 +247,5 @@ def _plan_stage(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         "active_parameters": active,
         "adapter_parameters": trained(model, stage) if model else None,
         "sizes": {**sizes, **queue(stage, model, mesh)},
-        "problems": problems,
+        "problems": [*problems, *window(config, name)],
     }

@@ -12,6 +12,7 @@ import pytest
 
 from posttrain_jax import artifacts, main, registry, runtime, settings
 from posttrain_jax.recipe import PACKAGE, RecipeError
+from posttrain_jax.verifiers.pool import Pool
 
 RECIPE = '''"""A recipe for tests."""
 from ml_collections import ConfigDict
@@ -159,6 +160,14 @@ def test_only_deliberate_errors_are_explained():
     library = RuntimeError("UNKNOWN: write failed:\nNo space left on device [file /runs/x/0]")
     assert main.explain(library).startswith("No space left on device [file /runs/x/0]. What is")
     assert main.explain(KeyError("x")) is None
+    pool = Pool({}, workers=1)
+    pool.close()
+    with pytest.raises(RuntimeError) as ours:
+        pool.submit([], [])
+    assert main.explain(ours.value) == "the verifier pool is closed"
+    with pytest.raises(RuntimeError) as others:
+        raise RuntimeError("a library's")
+    assert main.explain(others.value) is None
 
 
 def test_a_stages_own_error_names_the_stage(toy, capsys, monkeypatch):

@@ -57,6 +57,18 @@ def test_the_graph_is_drawn_by_whose_weights_a_stage_starts_from():
     ]
 
 
+def test_sequences_beyond_the_models_length_are_named():
+    """Which a stage before it may have set."""
+    stages = {
+        "base": {"kind": "pretrain", "model": "tiny:base"},  # for 64
+        "rl": {"kind": "rl", "inputs": {"policy": "base"}, "prompt_length": 24, "max_new": 41},
+    }
+    (problem,) = plan.window({"stages": stages}, "rl")
+    assert problem.startswith("prompt_length + max_new = 65 tokens, and the model is for 64 (max_l")
+    stages["base"]["model_options"] = {"max_length": 65}
+    assert plan.window({"stages": stages}, "rl") == []
+
+
 def test_a_stages_model_is_that_of_its_policy():
     stages = {
         "base": {"kind": "pretrain", "model": "tiny:base"},

@@ -84,11 +84,16 @@ def messages(example: Example, response: str | None = None, system: str = "") ->
 
     It is the example's `prompt`; without one its `messages`, up to where the assistant goes on. A
     `system` prompt of the example's own comes before the one that is given.
+
+    Raises:
+      ValueError: the example has neither.
     """
     system = example.get("system", system)
     asked = [{"role": "user", "content": example["prompt"]}] if "prompt" in example else None
+    if asked is None and "messages" not in example:
+        raise ValueError(f"example {example.get('id')!r} has neither prompt nor messages")
     turns = asked or [dict(message) for message in example["messages"]]
-    if system and turns[0]["role"] != "system":
+    if system and turns and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system})
     if response is not None:
         turns.append({"role": "assistant", "content": response})
@@ -102,7 +107,7 @@ def target(example: Example) -> str:
       ValueError: the example has none of them.
     """
     for key in ("response", "chosen", "solution"):
-        if example.get(key):
+        if str(example.get(key) or "").strip():
             return example[key]
     raise ValueError(
         f"example {example.get('id')!r} has no response, chosen or solution to train on"
@@ -120,6 +125,9 @@ def encode_examples(
 
     Args:
       results: what tools said in that turn stands between the texts of one of these pairs.
+
+    Raises:
+      ValueError: an example that can't be encoded, or that teaches nothing, by its id.
     """
     encoded = []
     for example in examples:
@@ -131,4 +139,9 @@ def encode_examples(
                 encoded.append(chat.encode_chat(tokenizer, template, turns))
         except ValueError as error:
             raise ValueError(f"example {example.get('id')!r}: {error}") from error
+        if not {t for t, learnt in zip(*encoded[-1], strict=True) if learnt} - {tokenizer.eos_id}:
+            raise ValueError(
+                f"example {example.get('id')!r} has no token to learn from but its end: the chat "
+                "template or `results` masks all of its response; leave it out of the data"
+            )
     return encoded

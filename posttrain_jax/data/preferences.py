@@ -199,8 +199,6 @@ def _context(example: Example, system: str, first: Messages) -> Messages:
     if first and first[0]["role"] != "assistant":
         own = first[0]["role"] == "system" or not system
         return [] if own else [{"role": "system", "content": system}]
-    if "prompt" not in example and "messages" not in example:
-        raise ValueError(f"example {example.get('id')!r} has neither prompt nor messages")
     return messages(example, system=system)
 
 

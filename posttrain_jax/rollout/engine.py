@@ -24,7 +24,7 @@ from posttrain_jax.mesh import (
     shard_rows,
     spec,
 )
-from posttrain_jax.rollout import carry, continuous, conversations, sampler, serving
+from posttrain_jax.rollout import carry, continuous, conversations, limits, sampler, serving
 from posttrain_jax.rollout.carry import Carry, Said
 from posttrain_jax.rollout.draw_state import make_tables
 from posttrain_jax.rollout.partners import Partners
@@ -68,9 +68,10 @@ def encode_prompts(
     """Render and encode prompts; those longer than `width` tokens are skipped and counted.
 
     Raises:
-      ValueError: every prompt is too long.
+      ValueError: every prompt is too long, or one asks nothing.
     """
-    encoded = [encode_prompt(tokenizer, template, messages(e, system=system)) for e in examples]
+    turns = [_asked(row, example, system) for row, example in enumerate(examples)]
+    encoded = [encode_prompt(tokenizer, template, asked) for asked in turns]
     kept = [i for i, tokens in enumerate(encoded) if len(tokens) <= width]
     if not kept:
         raise ValueError(
@@ -83,6 +84,18 @@ def encode_prompts(
         tokens[row, width - len(encoded[i]) :] = encoded[i]
         segments[row, width - len(encoded[i]) :] = 1
     return Prompts([examples[i] for i in kept], tokens, segments, len(examples) - len(kept))
+
+
+def _asked(row: int, example: Mapping[str, Any], system: str) -> list[dict]:
+    """The conversation that asks for a response; refused where that says nothing."""
+    turns = messages(example, system=system)
+    last = turns[-1] if turns else {}
+    if not str(last.get("content") or "").strip() and last.get("role") != "tool":
+        raise ValueError(
+            f"example {example.get('id')!r} (row {row}) has an empty prompt: expected text in its "
+            f"prompt or last message, got {turns[-1:]}; leave it out of the data"
+        )
+    return turns
 
 
 def batches(prompts: Prompts, size: int, start: int = 0) -> Iterator[tuple[Prompts, int]]:
@@ -133,7 +146,8 @@ class Job(NamedTuple):
       sizes: of a shard's slots and pools, where sequences come from a queue; None: all are sampled
         at once.
       partners: who answers calls; None: nobody.
-      examples, mesh: what each sequence answers, and where, for partners.
+      examples: what each sequence answers, for partners.
+      mesh: where; None: nobody asks whether the job fits it (limits.py).
       said, source_P: of sequences that go on, and which prompts all of them have; see `go_on`.
     """
 
@@ -186,6 +200,8 @@ def job(
     """
     check_batch(mesh, "prompts of a rollout", len(prompts.examples))
     count, ways = len(prompts.examples) * group_size, batch_shards(mesh)
+    if group_size > 1 and sampling.temperature == 0 and (rows is None or rows.temperature is None):
+        limits.say_greedy(group_size)
     answered = partners is not None
     queued = answered or drafts != 0 or cache_dtype != "" or 0 < slots < count
     _check_queue(mesh, slots, drafts, cache_dtype, record_experts, answered)
@@ -205,7 +221,7 @@ def job(
         make_tables(tokenizer, sampling, vocab_size or tokenizer.vocab_size),
     )  # fmt: skip
     if not queued:
-        return Job(asked, rules)
+        return Job(asked, rules, mesh=mesh)
     sizes = continuous.plan_sizes(
         (slots or count) // ways, len(prompts.examples) // ways, rules, drafts=drafts
     )
@@ -261,7 +277,13 @@ def _check_queue(
 
 
 def roll_out(model: Model, params: Params, job: Job) -> Rollout:
-    """The rollout of a job, by one call on the device, or with a host that answers calls."""
+    """The rollout of a job, by one call on the device, or with a host that answers calls.
+
+    Raises:
+      ValueError: it does not fit the model or the device (limits.py).
+    """
+    if job.mesh is not None:
+        limits.check(model, params, job)
     if job.sizes is None:
         return sampler.sample(model, params, job.asked, job.rules)
     if job.partners is None:
@@ -295,6 +317,8 @@ def stream(
       ended: called with this host's sequences that have ended; every one comes once.
       stretch: tokens between two looks of the host.
     """
+    if job.mesh is not None:
+        limits.check(model, params, job)
     if job.sizes is not None:
         return _serve(model, params, job, stretch, look=_looking(job, tokenizer, ended))
     strings, told = job.rules.sampling.stop_strings, np.zeros(0, bool)
@@ -329,6 +353,8 @@ def stream_on(
       are.
     """
     assert job.sizes is not None and job.source_P is not None and job.said is not None
+    if job.mesh is not None:
+        limits.check(model, params, job)
     request = (job.asked, job.rules, job.sizes)
     state = serving.begin(model, *request, job.said)
     state = conversations.drive(

@@ -57,8 +57,9 @@ class Sampling(NamedTuple):
         """
         penalised = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
         return (
-            bool(self.top_k) or self.top_p < 1.0 or self.min_p > 0.0 or penalised != (1.0, 0.0, 0.0)
-            or bool(self.logit_bias) or self.min_new > 0 or self.thinking is not None
+            self.temperature == 0 or bool(self.top_k) or self.top_p < 1.0 or self.min_p > 0.0
+            or penalised != (1.0, 0.0, 0.0) or bool(self.logit_bias) or self.min_new > 0
+            or self.thinking is not None
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from posttrain_jax import process_reward
 from posttrain_jax.api import Artifact
 from posttrain_jax.policy import Text, load_policy
 from posttrain_jax.process_reward import AGGREGATES, ProcessModel
-from posttrain_jax.rollout import beams, engine, mcts
+from posttrain_jax.rollout import beams, engine, limits, mcts
 from posttrain_jax.rollout.engine import Prompts
 from posttrain_jax.rollout.sampling import Sampling
 from posttrain_jax.rollout.search_rows import (
@@ -135,8 +135,13 @@ def open_judge(config: Any, inputs: Mapping[str, Artifact], mesh: Mesh) -> Proce
 def open_writer(
     config: Any, inputs: Mapping[str, Artifact], mesh: Mesh, text: Text, separators: Sequence[str]
 ) -> Writer:
-    """The policy, with the tokens that end a step."""
+    """The policy, with the tokens that end a step.
+
+    Raises:
+      ValueError: sequences longer than the model reads.
+    """
     model, params = load_policy(inputs["policy"], mesh, **config.model_options)
+    limits.check_window(model, config.prompt_length, config.max_new)
     stops = step_stops(text.tokenizer, separators)
     sampling = Sampling(
         config.temperature, top_p=config.top_p, stop=(*stops, text.tokenizer.eos_id)

@@ -88,9 +88,15 @@ def run(config: Any, workdir: Path, inputs: Mapping[str, Artifact]) -> Artifact:
     """Train inputs["policy"] towards inputs["teacher"] on its own answers to `prompts`.
 
     Raises:
-      ValueError: sizes that don't divide, or a teacher of another tokenizer or chat template.
+      ValueError: sizes that don't divide, greedy sampling, or a teacher of another tokenizer or
+        chat template.
     """
     mesh, text = open_mesh(config), open_text(config)
+    if config.temperature <= 0:
+        raise ValueError(
+            f"temperature={config.temperature}: expected a number above 0, as the student is "
+            "compared with its teacher under the distribution that it samples from"
+        )
     check_sizes(config, mesh)
     with jax.set_mesh(mesh):
         model, params = load_trainable(

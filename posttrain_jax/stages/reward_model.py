@@ -196,12 +196,13 @@ def encode_groups(
             )
             if said.strip()
         ]
-        counts["dropped_empty"] += len(mine) - len(responses)
-        if reason := _refused(responses, registry.load("losses", config.loss).LABELS == "ranks"):
-            counts[reason] += 1
-            if counts[reason] <= SHOWN:
-                notes[reason] = f"{notes.get(reason, '')} {group.example.get('id')!r}".strip()
-        elif responses:
+        reason = _refused(responses, registry.load("losses", config.loss).LABELS == "ranks")
+        reasons = ["dropped_empty"] * (len(mine) - len(responses)) + [reason] * bool(reason)
+        for each in reasons:
+            counts[each] += 1
+            if counts[each] <= SHOWN:
+                notes[each] = f"{notes.get(each, '')} {group.example.get('id')!r}".strip()
+        if responses and not reason:
             groups.append(Group(tuple(responses), group.margin))
     if not groups:
         raise ValueError(f"none of {len(graded)} groups of responses can be trained on: {counts}")

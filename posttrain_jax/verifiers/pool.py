@@ -296,7 +296,8 @@ class Pool:
             if verdict.status == "infra_error"
         )
         said = "; ".join(f"{reason} ({n} times)" for reason, n in reasons.most_common(3))
+        first = next(i for i, row in enumerate(rows) if any(v.status == "infra_error" for v in row))
         return (
             f"verifiers failed on {broken} of {len(rows)} samples, above max_infra_share="
-            f"{self._max_infra_share:g}: {said}"
+            f"{self._max_infra_share:g}, the first is row {first}: {said}"
         )

@@ -111,6 +111,18 @@ def test_messages_and_the_response_to_imitate():
         example = {k: v for k, v in example.items() if v != expected}
     with pytest.raises(ValueError, match="example 'e' has no response, chosen or solution"):
         target(example)
+    with pytest.raises(ValueError, match="example 'b' has no response, chosen or solution"):
+        target({"id": "b", "response": " \n"})
+    with pytest.raises(ValueError, match="example 'f' has neither prompt nor messages"):
+        messages({"id": "f", "response": "a"})
+
+
+def test_a_response_that_is_all_masked_is_refused():
+    tokenizer = load_tokenizer("tiny")
+    text = tokenizer, load_template("tiny", tokenizer)
+    example = {"id": "m", "prompt": "What is 2 + 3?", "response": "<answer>5</answer>"}
+    with pytest.raises(ValueError, match="example 'm' has no token to learn from but its end"):
+        encode_examples([example], *text, results=[("<answer>", "</answer>")])
 
 
 def test_the_loss_is_on_the_response_and_its_end_only():

@@ -1,5 +1,7 @@
 """Preferences as tokens: which of them are the response, which the template's, what is left out."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,17 @@ def test_what_is_left_out_is_counted_and_named(text):
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"no example is left .*'too_long': 1.*length=20"):
         encode_pairs(examples[1:], *text, 20)
+
+
+def test_a_side_of_which_the_template_leaves_nothing_is_all_masked(text):
+    """As templates do that leave out what was thought."""
+    said = "'<|assistant|>' + message.content"
+    assert said in text[1].source
+    source = text[1].source.replace(said, f"{said}.split('=')[-1]")
+    template = dataclasses.replace(text[1], source=source)
+    examples = [pair(" apples", " red", id="good"), pair(" apples", " red=", id="masked")]
+    found = encode_pairs(examples, text[0], template, 40)
+    assert found.left_out == [{"id": "masked", "reason": "all_masked"}]
 
 
 @pytest.mark.parametrize(

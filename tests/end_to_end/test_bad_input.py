@@ -33,6 +33,8 @@ def test_a_wrong_word_stops_before_anything_starts(posttrain, mini, tmp_path, wo
     [
         ("rl.prompt_length=2", 1,
          ["all 32 prompts are longer than prompt_length=2", "raise prompt_length"]),
+        ("rl.max_new=100", 1,
+         ["prompt_length=24 and max_new=100", "is for 64 (max_length)", "in stage 'rl'"]),
         ("rl.batch_size=24", 1,
          ["rollout_size=32 is not a multiple of batch_size=24", "24 or 48"]),
         ("rl.group_size=16", 8,

@@ -49,6 +49,16 @@ def test_no_prompt_that_fits_raises_with_the_setting(text):
         engine.encode_prompts(EXAMPLES, *text, 2)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"prompt": ""}, {"prompt": " \n"}, {"messages": []}, {"prompt": "", "system": "Be brief."},
+     {"messages": [{"role": "user", "content": "Hi"}, {"role": "user", "content": ""}]}],
+)  # fmt: skip
+def test_an_empty_prompt_is_refused_with_its_row(text, asked):
+    with pytest.raises(ValueError, match=r"example 'x' \(row 1\) has an empty prompt: .* got \["):
+        engine.encode_prompts([EXAMPLES[0], {"id": "x", **asked}], *text, 24, "Answer.")
+
+
 def table(count, skipped=0):
     tokens = np.arange(count)[:, None].astype(np.int32)
     return engine.Prompts([{"id": i} for i in range(count)], tokens, tokens * 0 + 1, skipped)

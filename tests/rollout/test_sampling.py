@@ -138,6 +138,7 @@ def test_keys_come_from_uid_and_position_not_from_the_row():
 def test_truncated_says_whether_tokens_are_excluded(rules, truncated):
     assert Sampling(**rules).truncated is truncated
     assert bool((filtered(LOGITS, Sampling(**rules)) < -1e29).any()) is truncated
+    assert Sampling(temperature=0.0).truncated  # greedy: only the likeliest one can be sampled
 
 
 def test_waits_are_exponential_for_every_row_and_place():

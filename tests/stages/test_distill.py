@@ -231,6 +231,8 @@ def test_sizes_that_do_not_divide_are_named(on_policy):
     for name in ("group_size", "microbatches"):
         with pytest.raises(ValueError, match=f"rollout_size=16 is not a multiple of {name}=3"):
             on_policy("wrong", k=1, steps=1, **{name: 3})
+    with pytest.raises(ValueError, match=r"temperature=0\.0: expected a number above 0"):
+        on_policy("greedy", k=1, steps=1, temperature=0.0)
 
 
 def test_stages_that_learn_nothing_stop(on_policy, run, two, tmp_path):

@@ -234,7 +234,9 @@ def test_what_teaches_nothing_is_left_out_and_counted(tmp_path, text):
     assert counts == {
         "cut": 2, "dropped_empty": 1, "dropped_equal": 2, "dropped_alike": 2, "dropped_masked": 0
     }  # fmt: skip
-    assert notes == {"dropped_equal": "'b' 'd'", "dropped_alike": "'c' 'e'"}
+    assert notes == {
+        "dropped_empty": "'c'", "dropped_equal": "'b' 'd'", "dropped_alike": "'c' 'e'"
+    }  # fmt: skip
     only = {"file": {**data["file"], "where": {"id": "b"}}}
     with pytest.raises(ValueError, match="none of 1 groups of responses can be trained on"):
         stage.encode_groups(config, {}, text, only)

@@ -37,7 +37,7 @@ def test_parts_come_back_in_the_order_of_the_batch():
 def test_failures_that_are_few_in_each_part_are_counted_together():
     with Pool(JUDGE, workers=1) as pool:
         futures = [pool.submit(["raise"], [{"value": 0}]) for _ in range(4)]
-        with pytest.raises(RuntimeError, match="verifiers failed on 4 of 4 samples"):
+        with pytest.raises(RuntimeError, match=r"failed on 4 of 4 samples, .* row 0: "):
             pool.gather([([place], future) for place, future in enumerate(futures)])
         few = pool.gather([([place], future) for place, future in enumerate(futures[:3])])
     assert not few.mask_B.any()

@@ -15,6 +15,7 @@ from posttrain_jax.mesh import local_rows, make_mesh, shard_rows
 from posttrain_jax.models import ModelConfig, make_model
 from posttrain_jax.models.config import Experts, Latent
 from posttrain_jax.rollout import engine
+from posttrain_jax.rollout.continuous import Sizes, sample_queue
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
@@ -46,7 +47,7 @@ def sft_batch(mesh):
 
 
 def rollout(model, mesh, params):
-    """Two completions each of eight prompts of several lengths."""
+    """Two completions each of eight prompts of several lengths; on several devices also queued."""
     rng = np.random.default_rng(9)
     segments = (np.arange(PROMPT) >= rng.integers(0, 3, (8, 1))).astype(np.int32)
     prompts = segments * rng.integers(2, 32, (8, PROMPT), np.int32)
@@ -54,12 +55,16 @@ def rollout(model, mesh, params):
     prompts, segments, uids = shard_rows(mesh, (prompts, segments, uids))
     asked = Asked(prompts, segments, jax.random.key(3), uids[:, 0])
     rules = Rules(Sampling(stop=(1, 2)), NEW, GROUP, record_experts=True)
-    return sample(model, engine.for_sampling(params, model, mesh), asked, rules)
+    params = engine.for_sampling(params, model, mesh)
+    made = sample(model, params, asked, rules)
+    if mesh.size == 1:
+        return made, made
+    return made, sample_queue(model, params, asked, rules, Sizes(2, 4, 1, 1, 1))[0]
 
 
 def replayed(model, mesh, params):
     """A rollout with its experts; the trainer's log-prob gap to it with them, and without."""
-    made = rollout(model, mesh, params)
+    made, queued = rollout(model, mesh, params)
     mask, gaps = local_rows(made.completion_mask_BT), []
     for experts in (made.experts_BTLA, None):
         weight = made.completion_mask_BT.astype(jnp.float32)
@@ -71,6 +76,7 @@ def replayed(model, mesh, params):
     return {
         "tokens": local_rows(made.tokens_BT).tolist(),
         "experts": local_rows(made.experts_BTLA).tolist(),
+        "queued": [local_rows(x).tolist() for x in (queued.tokens_BT, queued.experts_BTLA)],
         "gaps": gaps,
     }
 

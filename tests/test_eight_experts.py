@@ -28,6 +28,7 @@ def test_the_same_tokens_and_experts_of_a_rollout(results):
     one, eight = results["one"], results[MESHES[0]]
     assert eight["tokens"] == one["tokens"]
     assert eight["experts"] == one["experts"]
+    assert eight["queued"] == [one["tokens"], one["experts"]]
 
 
 @pytest.mark.parametrize("mesh", ("one", MESHES[0]))

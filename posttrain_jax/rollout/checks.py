@@ -54,6 +54,7 @@ def check_carry_over(config: Any, mesh: Any, requires: Iterable[str]) -> None:
     for wrong, setting in (
         (config.max_off_policy_steps != 1, "max_off_policy_steps=1: what goes on is off-policy"),
         (config.dynamic_sampling, "dynamic_sampling=0"),
+        (config.router_replay, "router_replay=False: tokens of an older policy have other experts"),
         ("greedy_B" in requires, "an advantage without a greedy response"),
         (config.partner, "no partner: conversations can't go on"),
     ):

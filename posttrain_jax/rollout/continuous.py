@@ -28,7 +28,14 @@ from posttrain_jax.rollout.prefill import NARROWEST, prefill
 from posttrain_jax.rollout.request import Asked, Rules, begin
 from posttrain_jax.rollout.sampling import row_keys
 from posttrain_jax.rollout.slots import Slots
-from posttrain_jax.rollout.written import Written, as_rollout, blank, enter
+from posttrain_jax.rollout.written import (
+    Written,
+    as_rollout,
+    blank,
+    enter,
+    no_experts,
+    note_experts,
+)
 
 PAGE = 16
 """Places of a page: ours, of 8, 16 and 32 the fastest on CPU."""
@@ -184,8 +191,11 @@ def empty(model: Model, asked: Asked, rules: Rules, sizes: Sizes) -> State:
     s = slots.empty(sizes.slots, sizes.pages, sizes.entries, prompts, rules.group_size, width)
     pool = pools.empty(model, s, PAGE, rules.cache_dtype)
     nobody, rows = jnp.zeros(len(s.live_B), jnp.int32), len(asked.uids_B)
+    written = blank(asked, rules)
+    if rules.record_experts:
+        written = no_experts(written, asked, model.config)
     return State(
-        s, pool, blank(asked, rules), begin(model, asked, rules, nobody),
+        s, pool, written, begin(model, asked, rules, nobody),
         jnp.zeros(rows, bool), jnp.zeros(rows, jnp.int32),
         drafts.no_tally() if sizes.drafts else None,
     )  # fmt: skip
@@ -225,11 +235,11 @@ def serve(
         return spread.anywhere((slots.room(s) > 0) & (slots.waiting(s) < jnp.sum(~s.live_B)))
 
     def more_prompts(state: State) -> State:
-        s, pool = prefill(
-            model, params, asked, state.slots, state.pool,
+        s, pool, written = prefill(
+            model, params, asked, state.slots, state.pool, state.written,
             count=sizes.prefill, narrowest=sizes.narrowest,
         )  # fmt: skip
-        return state._replace(slots=s, pool=pool)
+        return state._replace(slots=s, pool=pool, written=written)
 
     def let_in(state: State) -> State:
         if sizes.prefill:
@@ -280,18 +290,23 @@ def _pass(
     row_B = jnp.minimum(s.sequence_B, len(asked.uids_B) - 1)
     length_B = jnp.sum(asked.segments_PT, axis=1)[row_B // rules.group_size]
     at = pools.at(state.pool, s, PAGE, count_B, read)
-    hidden_BTD, pool = pools.read(
+    hidden_BTD, pool, routing = pools.read(
         model, params, tokens_BT, length_B - 1 + s.place_B, at, state.pool
     )
     busy = s.busy + jnp.sum(slots.going(s), dtype=jnp.int32)
     state = state._replace(slots=s._replace(steps=s.steps + 1, busy=busy), pool=pool)
     take = functools.partial(_take, asked, rules, row_B, length_B)
     if read == 1:
-        return take(state, model.logits(params, hidden_BTD[:, 0]), slots.going(s))
-    logits_BTV = model.logits(params, hidden_BTD)
-    return drafts.verify(
-        lambda state, t, on_B: take(state, logits_BTV[:, t], on_B), state, tokens_BT, count_B
-    )
+        state = take(state, model.logits(params, hidden_BTD[:, 0]), slots.going(s))
+    else:
+        logits_BTV = model.logits(params, hidden_BTD)
+        state = drafts.verify(
+            lambda state, t, on_B: take(state, logits_BTV[:, t], on_B), state, tokens_BT, count_B
+        )
+    first_B = asked.prompts_PT.shape[1] - 1 + s.place_B
+    stays_BT = jnp.arange(read) < (state.slots.place_B - s.place_B)[:, None]
+    row_BR = s.sequence_B[:, None]
+    return state._replace(written=note_experts(state.written, routing, row_BR, first_B, stays_BT))
 
 
 def _take(

@@ -194,9 +194,8 @@ def job(
         sequences where `slots` is 0.
 
     Raises:
-      ValueError: prompts or slots that the mesh can't split; a queue with recorded experts; drafts
-        or a type of the cache without a queue; settings of sampling that mean nothing, a stop
-        string that no tokens spell.
+      ValueError: prompts or slots that the mesh can't split; drafts or a type of the cache without
+        a queue; settings of sampling that mean nothing, a stop string that no tokens spell.
     """
     check_batch(mesh, "prompts of a rollout", len(prompts.examples))
     count, ways = len(prompts.examples) * group_size, batch_shards(mesh)
@@ -204,7 +203,7 @@ def job(
         limits.say_greedy(group_size)
     answered = partners is not None
     queued = answered or drafts != 0 or cache_dtype != "" or 0 < slots < count
-    _check_queue(mesh, slots, drafts, cache_dtype, record_experts, answered)
+    _check_queue(mesh, slots, drafts, cache_dtype, answered)
     uids = np.arange(count, dtype=np.uint32) + np.uint32(first_uid % 2**32)
     place = lambda array: host_batch(mesh, array.shape, lambda index: array[index])  # noqa: E731
     sampling = sampling._replace(stop=(*sampling.stop, tokenizer.eos_id))
@@ -251,9 +250,7 @@ def go_on(job: Job, left: Carry, rows: Sequence[int], mesh: Mesh) -> Job:
     return job._replace(asked=asked, sizes=sizes, said=left.said, source_P=source_P)
 
 
-def _check_queue(
-    mesh: Mesh, slots: int, drafts: int, cache_dtype: str, record_experts: bool, answered: bool
-) -> None:
+def _check_queue(mesh: Mesh, slots: int, drafts: int, cache_dtype: str, answered: bool) -> None:
     """Refuse what a queue can't do."""
     if cache_dtype not in CACHE_DTYPES:
         raise ValueError(f"cache_dtype={cache_dtype!r}: expected one of {CACHE_DTYPES}")
@@ -267,13 +264,8 @@ def _check_queue(
             f"cache_dtype={cache_dtype!r} is of a queue's cache, and slots=0: set slots to how "
             "many sequences to sample at once, or leave cache_dtype empty"
         )
-    if not slots and not answered:
-        return
-    check_batch(mesh, "slots", slots)
-    if record_experts:
-        raise ValueError(
-            f"slots={slots} (or a partner) does not go with router_replay=True: set one of them off"
-        )
+    if slots:
+        check_batch(mesh, "slots", slots)
 
 
 def roll_out(model: Model, params: Params, job: Job) -> Rollout:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax.api import Array, Model, Params
+from posttrain_jax.api import Array, Model, Params, Routing
 from posttrain_jax.kernels.paged import Kept, Scaled, Where, kept, numbers_of
 from posttrain_jax.models.transformer import Cache, Pool
 from posttrain_jax.rollout import slots
@@ -113,19 +113,22 @@ def of_some(pool: Pool, chosen_F: Array) -> Pool:
 
 def read(
     model: Model, params: Params, tokens_BT: Array, first_B: Array, at: Pool, before: Pool
-) -> tuple[Array, Pool]:
-    """What the model makes of the next tokens -> (hidden [B, T, D], the pool with them in it).
+) -> tuple[Array, Pool, Routing | None]:
+    """What the model makes of the next tokens.
 
     Args:
       first_B: the position of each row's first.
       at: the pool as they see it.
       before: as it was: the loop that carries it has one shape, whatever the tokens' number.
+
+    Returns:
+      hidden [B, T, D], the pool with them in it, and which experts they went to, if any.
     """
-    hidden_BTD, pool = model.apply(
+    hidden_BTD, pool, routing = model.routed(
         params, tokens_BT, positions_BT=first_B[:, None] + jnp.arange(tokens_BT.shape[1]),
         segments_BT=jnp.ones(tokens_BT.shape, jnp.int32), cache=at,
     )  # fmt: skip
-    return hidden_BTD, pool._replace(where=before.where, near=before.near)
+    return hidden_BTD, pool._replace(where=before.where, near=before.near), routing
 
 
 def enter_prompts(pool: Pool, cache: Cache, entry: Array) -> Pool:

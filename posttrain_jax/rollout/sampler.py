@@ -14,14 +14,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax.api import Array, Model, Params, Rollout, Routing
+from posttrain_jax.api import Array, Model, Params, Rollout
 from posttrain_jax.mesh import constrain
 from posttrain_jax.models.transformer import Cache, first_places, put_back, unstack
 from posttrain_jax.rollout.draw import draw
 from posttrain_jax.rollout.draw_state import State
 from posttrain_jax.rollout.request import Asked, Rules, begin
 from posttrain_jax.rollout.sampling import row_keys
-from posttrain_jax.rollout.written import Written, as_rollout, blank, enter
+from posttrain_jax.rollout.written import Written, as_rollout, blank, enter, known_experts
 
 
 class Loop(NamedTuple):
@@ -136,7 +136,7 @@ def _prefill(model: Model, params: Params, asked: Asked, rules: Rules) -> Loop:
     )
     experts = None
     if rules.record_experts and routing is not None:
-        known = _known(routing, asked.segments_PT != 0)
+        known = known_experts(routing, asked.segments_PT != 0)
         after = ((0, 0), (0, new), (0, 0), (0, 0))
         known = jnp.pad(known, after, constant_values=-1)
         experts = jnp.repeat(known, rules.group_size, axis=0)
@@ -172,7 +172,8 @@ def _decode(model: Model, params: Params, loop: Loop, asked: Asked, rules: Rules
         )
         loop = loop._replace(cache=cache)
         if loop.experts_BTLA is not None:
-            known, here = _known(routing, loop.live_B[:, None]), (0, width + loop.place - 1, 0, 0)
+            known = known_experts(routing, loop.live_B[:, None])
+            here = (0, width + loop.place - 1, 0, 0)
             experts = jax.lax.dynamic_update_slice(loop.experts_BTLA, known, here)
             loop = loop._replace(experts_BTLA=experts)
         return _draw(model, params, hidden_BTD[:, 0], loop, asked, rules)
@@ -184,12 +185,6 @@ def _decode(model: Model, params: Params, loop: Loop, asked: Asked, rules: Rules
         loop = jax.lax.while_loop(more, step, loop)
         loop = loop._replace(cache=put_back(cache, loop.cache))
     return loop
-
-
-def _known(routing: Routing, real_BT: Array) -> Array:
-    """The experts of real tokens [B, T, L, A], int16; -1 for all others."""
-    experts_BTLA = jnp.moveaxis(routing.experts_LBTA, 0, 2)
-    return jnp.where(real_BT[..., None, None], experts_BTLA, -1).astype(jnp.int16)
 
 
 @functools.partial(jax.jit, static_argnames=("rules",))

@@ -23,7 +23,7 @@ from posttrain_jax.rollout import carry, continuous, pools, slots, spread
 from posttrain_jax.rollout.carry import Said
 from posttrain_jax.rollout.continuous import Sizes, State
 from posttrain_jax.rollout.request import Asked, Rules
-from posttrain_jax.rollout.written import as_rollout
+from posttrain_jax.rollout.written import as_rollout, note_experts
 
 READERS = 4
 """Slots that read answers at once: ours."""
@@ -218,11 +218,16 @@ def _pass(
     length_F = jnp.sum(asked.segments_PT, axis=1)[row_F // rules.group_size]
     at = pools.at(state.pool, s, continuous.PAGE, count_B, continuous.PAGE)
     at = pools.of_some(at, chosen_F)
-    _, pool = pools.read(model, params, said_FT, length_F - 1 + place_F, at, state.pool)
+    _, pool, routing = pools.read(model, params, said_FT, length_F - 1 + place_F, at, state.pool)
+    taken_F = jnp.where(chosen_F < count, count_B[some_F], 0)
+    written = note_experts(
+        state.written, routing, row_F[:, None], asked.prompts_PT.shape[1] - 1 + place_F,
+        ahead_T < taken_F[:, None],
+    )  # fmt: skip
     row_B, place_B = jnp.minimum(s.sequence_B, rows - 1), s.place_B + count_B
     last_B = state.written.tokens_NC[row_B, jnp.maximum(place_B - 1, 0)]
     s = s._replace(token_B=jnp.where(count_B > 0, last_B, s.token_B), place_B=place_B)
-    state = state._replace(slots=s, pool=pool)
+    state = state._replace(slots=s, pool=pool, written=written)
     most_B = rules.max_new if state.draw.rows.max_new is None else state.draw.rows.max_new
     return continuous.end(state, (count_B > 0) & (place_B >= jnp.minimum(most_B, rules.max_new)))
 

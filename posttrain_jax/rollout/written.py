@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from posttrain_jax.api import Array, Rollout
+from posttrain_jax.api import Array, Rollout, Routing
 from posttrain_jax.mesh import constrain
+from posttrain_jax.models import ModelConfig
 from posttrain_jax.rollout.draw import Drawn
 from posttrain_jax.rollout.request import Asked, Rules
 
 
 class Written(NamedTuple):
-    """A row a sequence; the C axis is the completion. The last three may be None.
+    """A row a sequence; the C axis is the completion. The last four may be None.
 
     Attributes:
       mask_NC: True on tokens.
@@ -23,6 +24,7 @@ class Written(NamedTuple):
       finished_N: sequences that have sampled a stop token or string.
       free_NC: True on tokens that were sampled, not forced.
       top_tokens_NCJ, top_logp_NCJ: as of `draw.Drawn`.
+      experts_NTLA: as of `Rollout`; of a queue, the plain loop keeps its own.
     """
 
     tokens_NC: Array
@@ -33,6 +35,7 @@ class Written(NamedTuple):
     free_NC: Array | None = None
     top_tokens_NCJ: Array | None = None
     top_logp_NCJ: Array | None = None
+    experts_NTLA: Array | None = None
 
 
 def blank(asked: Asked, rules: Rules) -> Written:
@@ -68,7 +71,44 @@ def enter(
         of(written.free_NC, all_B if drawn.free_B is None else drawn.free_B),
         of(written.top_tokens_NCJ, drawn.top_tokens_BJ),
         of(written.top_logp_NCJ, drawn.top_logp_BJ),
+        written.experts_NTLA,
     )
+
+
+def no_experts(written: Written, asked: Asked, config: ModelConfig) -> Written:
+    """With room for the experts of every token; as it is where the model has none."""
+    if config.experts is None:
+        return written
+    layers = sum(stack.depth for stack in config.stacks if stack.sparse)
+    rows, places = written.tokens_NC.shape
+    shape = (rows, asked.prompts_PT.shape[1] + places, layers, config.experts.active)
+    return written._replace(experts_NTLA=jnp.full(shape, -1, jnp.int16))
+
+
+def note_experts(
+    written: Written, routing: Routing | None, row_BR: Array, first_B: Array, real_BT: Array
+) -> Written:
+    """The experts of tokens that the model has read; as it is where nobody asks for them.
+
+    Args:
+      row_BR: the sequences that the tokens of a row are in, all at the same places.
+      first_B: the place of a row's first token, counted from that of the first of all prompts.
+      real_BT: the tokens that count; others, and sequences beyond the last, are left out.
+    """
+    experts_NTLA = written.experts_NTLA
+    if experts_NTLA is None or routing is None:
+        return written
+    place_BT = first_B[:, None] + jnp.arange(real_BT.shape[1])
+    place_BT = jnp.where(real_BT, place_BT, experts_NTLA.shape[1])
+    known_BTLA = known_experts(routing, real_BT)
+    at = experts_NTLA.at[row_BR[:, :, None], place_BT[:, None]]
+    return written._replace(experts_NTLA=at.set(known_BTLA[:, None], mode="drop"))
+
+
+def known_experts(routing: Routing, real_BT: Array) -> Array:
+    """The experts of real tokens [B, T, L, A], int16; -1 for all others."""
+    experts_BTLA = jnp.moveaxis(routing.experts_LBTA, 0, 2)
+    return jnp.where(real_BT[..., None, None], experts_BTLA, -1).astype(jnp.int16)
 
 
 def as_rollout(
@@ -92,7 +132,7 @@ def as_rollout(
         behaviour_logp_BT=beside(written.behaviour_logp_NC),
         model_logp_BT=beside(written.model_logp_NC),
         finished_B=written.finished_N,
-        experts_BTLA=experts_BTLA,
+        experts_BTLA=written.experts_NTLA if experts_BTLA is None else experts_BTLA,
         whole_mask_BT=None if free_BC is None else beside(mask_BC),
         top_tokens_BTJ=beside(written.top_tokens_NCJ),
         top_logp_BTJ=beside(written.top_logp_NCJ),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from posttrain_jax.data.tokenizer import load_tokenizer
+from posttrain_jax.models.config import Experts
 from posttrain_jax.policy import Text
 from posttrain_jax.rollout.continuous import Sizes
 from posttrain_jax.rollout.conversations import Host, roll_out
@@ -140,6 +141,27 @@ def test_log_probs_behind_answers_are_those_of_the_whole_sequence(policy, asked,
             elif rollout.response_mask_BT[row, place]:
                 assert rollout.behaviour_logp_BT[row, place] == 0
     assert checked > PROMPTS * GROUP
+
+
+def test_the_experts_of_answers_are_recorded_too(make_small, asked):
+    """Against the whole sequences at once; some slots are lost for want of pages."""
+    policy = make_small(
+        vocab_size=TINY.vocab_size, pad_id=TINY.pad_id, max_length=64, layers=1,
+        experts=Experts(count=6, active=2, ffn=5),
+    )  # fmt: skip
+    told, sizes = rules()._replace(record_experts=True), Sizes(4, 14, 2, 1, 1)
+    host = Host(partners(), [{}] * PROMPTS * GROUP, told, policy.mesh)
+    found = roll_out(policy.model, policy.params, asked, told, sizes, stretch=8, host=host)
+    chosen = policy.model.routed(
+        policy.params, found.tokens_BT, positions_BT=found.positions_BT,
+        segments_BT=found.segments_BT,
+    )[2].experts_LBTA  # fmt: skip
+    real = np.asarray(found.segments_BT) > 0
+    fed = real & np.pad(real[:, 1:], ((0, 0), (0, 1)))
+    record = np.asarray(found.experts_BTLA)
+    np.testing.assert_array_equal(record[fed], np.moveaxis(np.asarray(chosen), 0, 2)[fed])
+    assert (record[~fed] == -1).all()
+    assert (fed & found.response_mask_BT & ~found.completion_mask_BT).sum() > 30
 
 
 def test_one_who_hangs_or_raises_harms_only_its_own(policy, asked):

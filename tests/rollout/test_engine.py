@@ -176,9 +176,10 @@ def test_a_cache_of_another_type_is_a_queues(small):
         asked_of(small, table(4), sampling=Sampling(), slots=3, cache_dtype="int4")
 
 
-def test_slots_are_refused_with_recorded_experts(small):
-    with pytest.raises(ValueError, match="does not go with router_replay=True"):
-        asked_of(small, table(4), sampling=Sampling(), slots=3, record_experts=True)
+def test_a_queue_records_experts_where_it_is_asked_to(small):
+    job, _ = asked_of(small, table(4), sampling=Sampling(), slots=3, record_experts=True)
+    assert job.sizes is not None and job.rules.record_experts
+    assert engine.roll_out(small.model, small.params, job).experts_BTLA is None  # a dense model
 
 
 @pytest.mark.parametrize("slots", [0, 5])

@@ -10,11 +10,12 @@ import pytest
 from posttrain_jax import train_state
 from posttrain_jax.api import Batch
 from posttrain_jax.models.config import Experts
+from posttrain_jax.rollout.continuous import Sizes, sample_queue
 from posttrain_jax.rollout.request import Asked, Rules
 from posttrain_jax.rollout.sampler import sample
 from posttrain_jax.rollout.sampling import Sampling
 
-PROMPT, NEW, GROUP = 4, 5, 2
+PROMPT, NEW, GROUP = 4, 9, 2
 SEGMENTS = np.array([[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 1]], np.int32)
 RULES = Rules(Sampling(stop=(1, 2, 3, 4)), NEW, GROUP, record_experts=True)
 
@@ -25,10 +26,14 @@ def sparse(make_small):
 
 
 @pytest.fixture(scope="module")
-def rollout(sparse):
+def asked():
     prompts = SEGMENTS * np.random.default_rng(0).integers(5, 32, SEGMENTS.shape, np.int32)
     uids = np.arange(len(SEGMENTS) * GROUP, dtype=np.uint32)
-    asked = Asked(*map(jnp.asarray, (prompts, SEGMENTS)), jax.random.key(1), jnp.asarray(uids))
+    return Asked(*map(jnp.asarray, (prompts, SEGMENTS)), jax.random.key(1), jnp.asarray(uids))
+
+
+@pytest.fixture(scope="module")
+def rollout(sparse, asked):
     return sample(sparse.model, sparse.params, asked, RULES)
 
 
@@ -63,6 +68,23 @@ def test_the_record_is_what_the_full_forward_chooses(sparse, rollout):
     chosen = np.moveaxis(np.asarray(routing.experts_LBTA), 0, 2)
     np.testing.assert_array_equal(record[known], chosen[known])
     assert (record[~known] == -1).all()
+
+
+@pytest.mark.usefixtures("small_pages")
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        Sizes(6, 4, 3, 2, 1),  # sequences lose their slots for want of pages
+        Sizes(4, 12, 2, 1, 1, drafts=2),
+    ],
+)
+def test_a_queue_records_the_same(sparse, asked, rollout, sizes):
+    found, work = sample_queue(sparse.model, sparse.params, asked, RULES, sizes)
+    np.testing.assert_array_equal(found.tokens_BT, rollout.tokens_BT)
+    np.testing.assert_array_equal(found.experts_BTLA, rollout.experts_BTLA)
+    lengths = np.asarray(rollout.completion_mask_BT).sum(axis=1)
+    assert (work.busy > lengths.sum()) == (sizes.pages == 4)
+    assert work.proposed - work.accepted >= (sizes.drafts > 0)  # some drafts were wrong
 
 
 def test_a_rollout_without_the_rule_has_no_record(sparse):

@@ -119,16 +119,16 @@ def test_parameters_of_the_tiny_model_by_hand():
 
 def test_the_queue_of_a_sampler():
     """R1's rollout on two shards of 256 slots: an answer has 1,984 pages, of which a slot has 35 %;
-    4 times the slots are 64 groups."""
+    5.5 times the slots are 88 groups."""
     stage = {**R1, "slots": 512, "cache_dtype": "int8"}
     found = plan.queue(stage, "tiny:base", {"data": 2})
     from posttrain_jax.models.tiny import SIZES
 
-    c, places = SIZES["base"], 177_766 * 16 + 64 * 1024
+    c, places = SIZES["base"], 177_766 * 16 + 88 * 1024
     assert round(0.35 * 256 * 1984) == 177_766
     assert found == {
         "slots a shard": 256, "pages a shard": 177_766, "places a page": 16,
-        "prompts in the pool": 64, "prompts a prefill": 2,
+        "prompts in the pool": 88, "prompts a prefill": 2,
         "places of a prefill": [256, 512, 1024],
         "free slots that are worth a prefill": 16,
         "cache bytes a shard": 2 * c.layers * c.kv_heads * places * (c.head_dim + 4),

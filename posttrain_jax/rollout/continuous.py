@@ -88,7 +88,7 @@ def plan_sizes(
     slots = min(slots, prompts * rules.group_size)
     whole = slots * longest
     pages = max(longest, min(whole, max(2 * slots, round(share * whole))))
-    entries = min(prompts, max(2, -(-4 * slots // rules.group_size)), slots + 1)
+    entries = min(prompts, max(2, -(-11 * slots // (2 * rules.group_size))), slots + 1)
     return Sizes(slots, pages, entries, min(2, prompts), max(1, slots // 16), drafts)
 
 
@@ -231,8 +231,7 @@ def serve(
         return more & decoding & ~opening
 
     def lacking(state: State) -> Array:
-        s = state.slots
-        return spread.anywhere((slots.room(s) > 0) & (slots.waiting(s) < jnp.sum(~s.live_B)))
+        return spread.anywhere(slots.prompts_due(state.slots, sizes.prefill))
 
     def more_prompts(state: State) -> State:
         s, pool, written = prefill(

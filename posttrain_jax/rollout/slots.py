@@ -106,6 +106,16 @@ def room(s: Slots) -> Array:
     return jnp.minimum(jnp.sum(s.owed_U == 0), s.entry_P.shape[0] - s.next_prompt)
 
 
+def prompts_due(s: Slots, count: int) -> Array:
+    """Whether to prefill now: `count` prompts, the last ones, or any where no sequence can start.
+
+    Those who wait until there is room for `count` spare a pass of the model with fewer.
+    """
+    left = s.entry_P.shape[0] - s.next_prompt
+    whole = room(s) >= jnp.minimum(count, left)
+    return (room(s) > 0) & (whole | (waiting(s) == 0))
+
+
 def free_pages(s: Slots) -> Array:
     """How many pages nobody owns."""
     return jnp.sum(s.owner_Z == len(s.live_B))

@@ -7,6 +7,8 @@ a test holds the two equal.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType
@@ -24,6 +26,22 @@ def split_axes(axes: tuple[str, ...]) -> dict[str, int]:
 def mapped_axes(axes: tuple[str, ...]) -> dict[str, int]:
     """Those of `axes` over which an outer `shard_map` has split all arrays -> their sizes."""
     return _axes_of(AxisType.Manual, axes)
+
+
+def over_automatic(inside: Callable, in_specs: Any, out_specs: Any) -> Callable:
+    """`inside` for Pallas calls, which are opaque to the partitioner: no axis is left to it.
+
+    Args:
+      in_specs, out_specs: of `split_axes`, as in `jax.shard_map`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    if not (axes := {name for name, kind in types if kind == AxisType.Auto}):
+        return inside
+    # Pallas calls carry no varying-axes types, hence check_vma=False.
+    return jax.shard_map(
+        inside, in_specs=in_specs, out_specs=out_specs, axis_names=axes, check_vma=False
+    )
 
 
 def _axes_of(kind: AxisType, axes: tuple[str, ...]) -> dict[str, int]:

@@ -88,6 +88,12 @@ def numbers_of(x: Kept) -> jax.Array:
     return x.numbers if isinstance(x, Scaled) else x
 
 
+def _on_tpu(impl: str) -> bool:
+    if impl not in ("auto", "splash", "xla", "reference"):
+        raise ValueError(f"paged_attention impl {impl!r}: expected auto, splash, xla or reference")
+    return impl == "splash" or (impl == "auto" and jax.default_backend() == "tpu")
+
+
 def _scaled(x: jax.Array, axis: int) -> Scaled:
     """The nearest multiples of the largest number of each vector / 127."""
     x = x.astype(jnp.float32)
@@ -96,14 +102,25 @@ def _scaled(x: jax.Array, axis: int) -> Scaled:
     return Scaled(numbers, jnp.squeeze(scale, axis))
 
 
-def write(pages: Kept, new_BTKH: jax.Array, where: Where, *, keys: bool) -> Kept:
-    """The pool with each row's new keys ([Z, K, H, O]) or values ([Z, K, O, H])."""
+def write(
+    pages: Kept, new_BTKH: jax.Array, where: Where, *, keys: bool, impl: str = "auto"
+) -> Kept:
+    """The pool with each row's new keys ([Z, K, H, O]) or values ([Z, K, O, H]).
+
+    Args:
+      impl: as of `paged_attention` (paged_write.py).
+    """
+    put = functools.partial(write, where=where, impl=impl)
     if isinstance(pages, Scaled):
         new = _scaled(new_BTKH, axis=-1)
-        at = pages.scale.at[where.page_BT, :, where.offset_BT]
-        numbers = write(pages.numbers, new.numbers, where, keys=keys)
-        return Scaled(numbers_of(numbers), at.set(new.scale, mode="drop"))
+        numbers = put(pages.numbers, new.numbers, keys=keys)
+        scale = put(pages.scale[:, :, None], new.scale[..., None], keys=True)
+        return Scaled(numbers_of(numbers), numbers_of(scale)[:, :, 0])
     new_BTKH = new_BTKH.astype(pages.dtype)
+    if _on_tpu(impl) and new_BTKH.size:
+        from posttrain_jax.kernels.paged_write import write_pages
+
+        return write_pages(pages, new_BTKH, where, keys=keys)
     if keys:
         return pages.at[where.page_BT, :, :, where.offset_BT].set(new_BTKH, mode="drop")
     return pages.at[where.page_BT, :, where.offset_BT].set(new_BTKH, mode="drop")
@@ -119,19 +136,30 @@ def paged_attention(
     *,
     scale: float | None = None,
     window: int | jax.Array = 0,
+    impl: str = "auto",
 ) -> jax.Array:
     """New tokens, already written, over their row's prompt and tokens up to each -> [B, T, N, H].
 
     Args:
       scale: of the scores; default 1 / sqrt(H) of the keys.
       window: places that a query sees, its own included; 0 is no bound.
+      impl: `splash` (TPU, paged_tpu.py), `xla` or `reference` (here), or `auto` by backend; the
+        words of `attention`.
+
+    Raises:
+      ValueError: an unknown impl.
     """
     batch, count, heads, width = q_BTNH.shape
     kv_heads = numbers_of(k_ZKHO).shape[1]
     q = q_BTNH * (width**-0.5 if scale is None else scale)
     q_BKTGH = q.reshape(batch, count, kv_heads, heads // kv_heads, width).swapaxes(1, 2)
-    own = _of_pages(q_BKTGH, k_ZKHO, v_ZKOH, where, window)
-    prompt = _of_prompts(q_BKTGH, k_UKHW, v_UKWH, where, window)
+    if _on_tpu(impl):
+        from posttrain_jax.kernels.paged_tpu import parts
+
+        own, prompt = parts(q_BKTGH, k_ZKHO, v_ZKOH, k_UKHW, v_UKWH, where, window)
+    else:
+        own = _of_pages(q_BKTGH, k_ZKHO, v_ZKOH, where, window)
+        prompt = _of_prompts(q_BKTGH, k_UKHW, v_UKWH, where, window)
     top = jnp.maximum(own.top, prompt.top)
     ours, theirs = jnp.exp(own.top - top), jnp.exp(prompt.top - top)
     total = own.total * ours + prompt.total * theirs
@@ -177,23 +205,34 @@ def _of_pages(q_BKTGH, k_ZKHO, v_ZKOH, where: Where, window) -> Part:
 
 
 def _of_prompts(q_BKTGH, k_UKHW, v_UKWH, where: Where, window) -> Part:
-    batch, kv_heads, count, group, width = q_BKTGH.shape
-    prompts, members = where.member_UM.shape
-    row_UM = jnp.minimum(where.member_UM, batch - 1)
-    q = q_BKTGH[row_UM].swapaxes(1, 2).reshape(prompts, kv_heads, members * count, group, width)
     visible_UXW = where.valid_UW[:, None]
     if not (isinstance(window, int) and window == 0):
         # Left-padded: the place right behind the prompt is the row's own first.
         ahead_W = where.valid_UW.shape[1] - jnp.arange(where.valid_UW.shape[1])
-        place_UX = (where.place_B[row_UM][..., None] + jnp.arange(count)).reshape(prompts, -1)
+        place_BT = where.place_B[:, None] + jnp.arange(q_BKTGH.shape[2])
+        row_UM = jnp.minimum(where.member_UM, len(q_BKTGH) - 1)
+        place_UX = place_BT[row_UM].reshape(len(row_UM), -1)
         visible_UXW = visible_UXW & _near(place_UX[..., None] + ahead_W, window)
-    found = _part(q, k_UKHW, v_UKWH, visible_UXW[:, None, :, None])
+    q_UKXGH = members(q_BKTGH, where)
+    found = _part(q_UKXGH, k_UKHW, v_UKWH, visible_UXW[:, None, :, None])
+    return to_rows(found, where, q_BKTGH.shape[2])
 
-    def to_rows(x):
-        x = x.reshape(prompts, kv_heads, members, count, *x.shape[3:])
+
+def members(q_BKTGH: jax.Array, where: Where) -> jax.Array:
+    """The queries of all rows that share a prompt, [U, K, M * T, G, H]."""
+    q_UMKTGH = q_BKTGH[jnp.minimum(where.member_UM, len(q_BKTGH) - 1)]
+    q_UKMTGH = q_UMKTGH.swapaxes(1, 2)
+    return q_UKMTGH.reshape(*q_UKMTGH.shape[:2], -1, *q_UKMTGH.shape[4:])
+
+
+def to_rows(found: Part, where: Where, count: int) -> Part:
+    """What is of `members`, of `count` new tokens each, back at its row."""
+
+    def of_rows(x):
+        x = x.reshape(*x.shape[:2], -1, count, *x.shape[3:])
         return x[where.entry_B, :, where.rank_B]
 
-    return Part(*(to_rows(x) for x in found))
+    return Part(*map(of_rows, found))
 
 
 def _near(distance, window):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 
-from posttrain_jax.kernels.axes import BATCH_AXES, HEAD_AXES, dividing_axes
+from posttrain_jax.kernels.axes import BATCH_AXES, HEAD_AXES, dividing_axes, over_automatic
 
 BLOCKS = (1024, 512, 256, 128)
 """Query and key block sizes to choose from; the kernel works in multiples of 128 lanes."""
@@ -62,13 +62,8 @@ def attention_splash(
 
     rows = dividing_axes(BATCH_AXES, q_BTNH.shape[0])
     split_heads = dividing_axes(HEAD_AXES, kv_heads)
-    if not rows and not split_heads:
-        return local(q_BTNH, k_BTKH, v_BTKH, segments_BT)
     whole, by_row = PartitionSpec(rows, None, split_heads, None), PartitionSpec(rows, None)
-    # Pallas calls carry no varying-axes types, hence check_vma=False.
-    mapped = jax.shard_map(
-        local, in_specs=(whole, whole, whole, by_row), out_specs=whole, check_vma=False
-    )
+    mapped = over_automatic(local, (whole, whole, whole, by_row), whole)
     return mapped(q_BTNH, k_BTKH, v_BTKH, segments_BT)
 
 

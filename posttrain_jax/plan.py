@@ -179,7 +179,7 @@ def queue(stage: Mapping[str, Any], spec: str, mesh: Mapping[str, int]) -> dict[
     return {
         "slots a shard": plan.slots,
         "pages a shard": plan.pages,
-        "places a page": continuous.PAGE,
+        "places a page": continuous.page_size(),
         "prompts in the pool": plan.entries,
         "prompts a prefill": plan.prefill,
         "places of a prefill": list(prompt_widths(stage["prompt_length"], plan.narrowest)),
@@ -199,7 +199,7 @@ def _cache(stage: Mapping[str, Any], spec: str, sizes: Any, rules: Any, prompts:
 
     jax.config.update("jax_platforms", "cpu")
     model = make_model(find_config(spec, **stage.get("model_options", {})))
-    ring = pools.ring_pages(model.config, sizes.slots, sizes.pages, continuous.PAGE)
+    ring = pools.ring_pages(model.config, sizes.slots, sizes.pages, continuous.page_size())
     rings = {"pages of a slot in local layers": ring} if ring else {}
     held = limits.cache_bytes(model, rules, sizes, prompts, stage["prompt_length"])
     return {**rings, "cache bytes a shard": held}

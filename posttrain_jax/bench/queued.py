@@ -16,8 +16,8 @@ from posttrain_jax.api import Model, Params, Rollout
 from posttrain_jax.bench.flops import forward_flops
 from posttrain_jax.bench.workloads import Sizes, Workload, prompts_of
 from posttrain_jax.mesh import batch_shards, shard_rows
-from posttrain_jax.rollout.continuous import PAGE, Work, plan_sizes, sample_queue
 from posttrain_jax.rollout.continuous import Sizes as Holding
+from posttrain_jax.rollout.continuous import Work, page_size, plan_sizes, sample_queue
 from posttrain_jax.rollout.engine import for_sampling
 from posttrain_jax.rollout.pools import prompt_bytes
 from posttrain_jax.rollout.request import Asked, Rules
@@ -69,8 +69,8 @@ def queue_step(model: Model, params: Params, mesh: Mesh, sizes: Sizes) -> Worklo
             "steps_of_decoding": int(work.steps),
             "occupancy": round(work.busy / work.steps / slots, 3),
             "occupancy_while_queued": round(work.full_busy / work.full_steps / slots, 3),
-            "cache_share": round(holding.pages * PAGE / (holding.slots * sizes.max_new), 3),
-            "cache_used": round(work.most_pages * PAGE / (slots * sizes.max_new), 3),
+            "cache_share": round(holding.pages * page_size() / (holding.slots * sizes.max_new), 3),
+            "cache_used": round(work.most_pages * page_size() / (slots * sizes.max_new), 3),
             **shared_prompts(model, asked, holding, int(work.prefilled)),
         }
         if sizes.drafts:
@@ -100,7 +100,7 @@ def shared_prompts(
 
     def held(entries: int) -> int:
         sizes = (holding.slots, holding.pages, entries, prompts, sequences // prompts, width)
-        return prompt_bytes(model, jax.eval_shape(lambda: empty_slots(*sizes)), PAGE)
+        return prompt_bytes(model, jax.eval_shape(lambda: empty_slots(*sizes)), page_size())
 
     return {
         "prefilled_tokens": prefilled,

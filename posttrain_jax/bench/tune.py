@@ -29,7 +29,7 @@ def candidates(derived: continuous.Sizes, width: int, max_new: int) -> dict[str,
       width: places of a prompt.
       max_new: tokens of a sequence at most.
     """
-    longest, free = -(-max_new // continuous.PAGE), derived.threshold
+    longest, free = -(-max_new // continuous.page_size()), derived.threshold
     shares = {round(share * derived.slots * longest) for share in (0.25, 0.5, 1)}
     others = {
         "threshold": {1, free // 2, 2 * free, 4 * free},

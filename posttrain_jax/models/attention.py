@@ -105,12 +105,13 @@ def mix_paged(q_BTNH, k_BTKH, v_BTKH, place: Place, cache, config):
     """As `mix`, with keys and values in a pool."""
     where, (k_ZKHO, v_ZKOH, k_UKHW, v_UKWH) = place.where, cache
     assert where is not None
-    k_ZKHO = write(k_ZKHO, k_BTKH, where, keys=True)
-    v_ZKOH = write(v_ZKOH, v_BTKH, where, keys=False)
+    impl = config.attention_impl
+    k_ZKHO = write(k_ZKHO, k_BTKH, where, keys=True, impl=impl)
+    v_ZKOH = write(v_ZKOH, v_BTKH, where, keys=False, impl=impl)
     window = config.window if place.local else 0
     mixed_BTNH = paged_attention(
         q_BTNH, k_ZKHO, v_ZKOH, k_UKHW, v_UKWH, where,
-        scale=config.query_scale or None, window=window,
+        scale=config.query_scale or None, window=window, impl=impl,
     )  # fmt: skip
     return mixed_BTNH, (k_ZKHO, v_ZKOH)
 

@@ -98,10 +98,12 @@ def _paged(layer: Any, kept_BKHT, queries, kv_b, place: Place, cache, scale: flo
     """New tokens with their latent vectors in a pool."""
     where, rank, (k_ZKHO, v_ZKOH, k_UKHW, _) = place.where, layer.config.latent.rank, cache
     assert where is not None
-    k_ZKHO = write(k_ZKHO, kept_BKHT.transpose(0, 3, 1, 2), where, keys=True)
+    k_ZKHO = write(k_ZKHO, kept_BKHT.transpose(0, 3, 1, 2), where, keys=True, impl="xla")
     query, to_value = _inward(layer, queries, kv_b)
     values = (_kept_values(k_ZKHO, rank), _kept_values(k_UKHW, rank))
-    mixed_BTNC = paged_attention(query, k_ZKHO, values[0], k_UKHW, values[1], where, scale=scale)
+    mixed_BTNC = paged_attention(
+        query, k_ZKHO, values[0], k_UKHW, values[1], where, scale=scale, impl="xla"
+    )
     return jnp.einsum("BTNC,CNH->BTNH", mixed_BTNC, to_value), (k_ZKHO, v_ZKOH)
 
 

@@ -99,7 +99,7 @@ def cache_bytes(model: Model, rules: Rules, sizes: Sizes, prompts: int, width: i
     """
     held = (sizes.slots, sizes.pages, sizes.entries)
     s = jax.eval_shape(lambda: slots.empty(*held, prompts, rules.group_size, width))
-    return pools.cache_bytes(model, s, continuous.PAGE, rules.cache_dtype)
+    return pools.cache_bytes(model, s, continuous.page_size(), rules.cache_dtype)
 
 
 def memory(device: Any) -> int | None:

@@ -206,17 +206,17 @@ def _pass(
     s, count, rows = state.slots, len(state.slots.live_B), len(state.ended_N)
     some_F = jnp.minimum(chosen_F, count - 1)
     row_F, place_F = jnp.minimum(s.sequence_B[some_F], rows - 1), s.place_B[some_F]
-    ahead_T = jnp.arange(continuous.PAGE)
+    ahead_T = jnp.arange(continuous.page_size())
     known = lambda t: continuous.given(rules, state, row_F, place_F + t)  # noqa: E731
     here_FT = jax.vmap(known, out_axes=1)(ahead_T)
     count_F = jnp.sum(jnp.cumprod(here_FT, axis=1), axis=1)
     count_B = jnp.zeros(count, jnp.int32).at[chosen_F].set(count_F, mode="drop")
-    s = slots.turn_pages(s, continuous.PAGE, count_B)
+    s = slots.turn_pages(s, continuous.page_size(), count_B)
     count_B = jnp.where(slots.going(s), count_B, 0)  # a slot may have been lost for want of pages
     at_FT = jnp.maximum(place_F[:, None] - 1 + ahead_T, 0)
     said_FT = state.written.tokens_NC[row_F[:, None], at_FT].at[:, 0].set(s.token_B[some_F])
     length_F = jnp.sum(asked.segments_PT, axis=1)[row_F // rules.group_size]
-    at = pools.at(state.pool, s, continuous.PAGE, count_B, continuous.PAGE)
+    at = pools.at(state.pool, s, continuous.page_size(), count_B, continuous.page_size())
     at = pools.of_some(at, chosen_F)
     _, pool, routing = pools.read(model, params, said_FT, length_F - 1 + place_F, at, state.pool)
     taken_F = jnp.where(chosen_F < count, count_B[some_F], 0)

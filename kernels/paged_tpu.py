@@ -35,6 +35,8 @@ LANES = 128
 STEP_BYTES = 2**20
 """Keys and values that a step reads, at most; ours: a step has a cost of its own."""
 MAX_BLOCKS = 8
+MAX_QUERIES = 1024
+"""Of a group and kv head."""
 MAX_SCORES = 2**18
 """Of a step, 4 bytes each."""
 
@@ -63,20 +65,46 @@ def _inside(q_BKTGH, pools, where: Where, window, *, interpret: bool) -> tuple[P
     attend = functools.partial(_attend, interpret=interpret)
     last_BT = where.place_B[:, None] + jnp.arange(q_BKTGH.shape[2])
     first_BT = jnp.where(window > 0, last_BT - window + 1, -FAR)
-    own = attend(q_BKTGH, (first_BT, last_BT), k_ZKHO, v_ZKOH, where.owner_Z, where.start_Z)
-    # Of a prompt the places are those before 0; it is left-padded.
-    prompts, width = where.valid_UW.shape
-    row_UM = jnp.minimum(where.member_UM, len(last_BT) - 1)
+    size = numbers_of(k_ZKHO).shape[3]
+    own = attend(q_BKTGH, (first_BT, last_BT), k_ZKHO, v_ZKOH, where.owner_Z, where.start_Z, size)
+    prompt = _of_prompts(q_BKTGH, k_UKHW, v_UKWH, where, first_BT, attend)
+    return own, prompt
+
+
+def _of_prompts(q_BKTGH, k_UKHW, v_UKWH, where: Where, first_BT, attend) -> Part:
+    """Its places are those before 0, and it is left-padded.
+
+    Rows with too many queries for the chip are several groups, each of which sees all its blocks.
+    """
+    (batch, kv_heads, count, group, _), (prompts, ranks) = q_BKTGH.shape, where.member_UM.shape
+    some = next(
+        n for n in range(1, ranks + 1)
+        if n == ranks or (ranks % n == 0 and ranks // n * count * group <= MAX_QUERIES)
+    )  # fmt: skip
+
+    def apart(x, axis: int):
+        x = x.reshape(*x.shape[:axis], some, -1, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 1).reshape(
+            prompts * some, *x.shape[1:axis], *x.shape[axis + 1 :]
+        )
+
+    def together(x):
+        x = jnp.moveaxis(x.reshape(prompts, some, *x.shape[1:]), 1, 2)
+        return x.reshape(prompts, kv_heads, ranks * count, *x.shape[4:])
+
+    width = where.valid_UW.shape[1]
     begin_U11 = -jnp.sum(where.valid_UW, axis=1)[:, None, None]
-    first_UMT = jnp.maximum(first_BT[row_UM], begin_U11)
-    last_UMT = jnp.where((where.member_UM < len(last_BT))[..., None], -1, -FAR)
-    last_UMT = jnp.broadcast_to(last_UMT, first_UMT.shape)
-    seen = (first_UMT.reshape(prompts, -1), last_UMT.reshape(prompts, -1))
+    first_UMT = jnp.maximum(first_BT[jnp.minimum(where.member_UM, batch - 1)], begin_U11)
+    last_UM1 = jnp.where(where.member_UM < batch, -1, -FAR)[..., None]
+    last_UMT = jnp.broadcast_to(last_UM1, first_UMT.shape)
+    seen = [apart(x.reshape(prompts, -1), 1) for x in (first_UMT, last_UMT)]
     size = LANES if width % LANES == 0 else width
-    owner = jnp.repeat(jnp.arange(prompts), width // size)
-    start = jnp.tile(jnp.arange(-width, 0, size), prompts)
-    found = attend(members(q_BKTGH, where), seen, k_UKHW, v_UKWH, owner, start)
-    return own, to_rows(found, where, q_BKTGH.shape[2])
+    owner_CU1 = (jnp.arange(some)[:, None] + jnp.arange(prompts) * some)[..., None]
+    owner = jnp.broadcast_to(owner_CU1, (some, prompts, width // size)).reshape(-1)
+    start = jnp.tile(jnp.arange(-width, 0, size), some * prompts)
+    q_CKXGH = apart(members(q_BKTGH, where), 2)
+    found = attend(q_CKXGH, seen, k_UKHW, v_UKWH, owner, start, size)
+    return to_rows(Part(*map(together, found)), where, count)
 
 
 def blocking(kv_heads: int, queries: int, head_bytes: int, size: int) -> tuple[int, int]:
@@ -94,21 +122,23 @@ def blocking(kv_heads: int, queries: int, head_bytes: int, size: int) -> tuple[i
     return heads, max(1, min(MAX_BLOCKS, most))
 
 
-def _attend(q_CKTGH, seen, k: Kept, v: Kept, owner_Z, start_Z, *, interpret: bool) -> Part:
+def _attend(q_CKTGH, seen, k: Kept, v: Kept, owner_Z, start_Z, size: int, *, interpret) -> Part:
     """Groups of queries over the blocks that they own -> [C, K, T, G] and [C, K, T, G, H].
 
     Args:
       seen: the first and the last place that a query sees, [C, T] each.
       k, v: blocks, or arrays of several blocks one after the other along their places.
+      owner_Z, start_Z: of `steps_of`; all blocks again and again, if several groups see the same.
+      size: places of a block.
     """
     groups, kv_heads, count, group, width = q_CKTGH.shape
     queries, deep = count * group, numbers_of(v).shape[3]
     seen_CX2 = jnp.repeat(jnp.stack(seen, axis=-1), group, axis=1).astype(jnp.int32)
-    pieces = len(owner_Z) // len(numbers_of(k))
-    size = numbers_of(k).shape[3] // pieces
+    pieces = numbers_of(k).shape[3] // size
     head_bytes = (width + deep) * size * numbers_of(k).dtype.itemsize
     heads, many = blocking(kv_heads, queries, head_bytes, size)
     steps = steps_of(owner_Z, start_Z, size, seen_CX2, many)
+    block_SJ = steps.block_SJ % (len(numbers_of(k)) * pieces)
     work = kv_heads * queries * size * len(owner_Z)  # at most
     result = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     top, total, out = pl.pallas_call(
@@ -123,7 +153,7 @@ def _attend(q_CKTGH, seen, k: Kept, v: Kept, owner_Z, start_Z, *, interpret: boo
         interpret=interpret,
         name="paged_attention",
     )(
-        steps.group_S, steps.block_SJ.reshape(-1), steps.start_SJ.reshape(-1),
+        steps.group_S, block_SJ.reshape(-1), steps.start_SJ.reshape(-1),
         q_CKTGH.reshape(groups, kv_heads, queries, width), seen_CX2,
         [_rowed(k)] * many, [_rowed(v)] * many,
     )  # fmt: skip

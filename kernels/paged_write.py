@@ -51,6 +51,8 @@ def _inside(pages, new_BKTH, page_BT, offset_BT, *, keys: bool, interpret: bool)
     order_E = jnp.argsort(~new_E)  # stable: in the order of rows
     piece_E = jnp.maximum(piece_BT.reshape(-1)[order_E], 0)
     row_E = order_E // count
+    # As columns for keys, whose places are lanes, and as rows for values.
+    at = jnp.stack([piece_BT, offset_BT % held], axis=2 if keys else 1)
 
     def of_row(*shape: int):
         return pl.BlockSpec((1, *shape), lambda e, _, row_E: (row_E[e], *(0 for _ in shape)))
@@ -66,7 +68,7 @@ def _inside(pages, new_BKTH, page_BT, offset_BT, *, keys: bool, interpret: bool)
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(jnp.maximum(1, jnp.sum(new_E)),),  # if there is none, one is written as it is
-            in_specs=[of_row(*new_BKTH.shape[1:]), of_row(count, 2), block],
+            in_specs=[of_row(*new_BKTH.shape[1:]), of_row(*at.shape[1:]), block],
             out_specs=block,
         ),
         out_shape=jax.ShapeDtypeStruct(pages.shape, pages.dtype),
@@ -79,20 +81,23 @@ def _inside(pages, new_BKTH, page_BT, offset_BT, *, keys: bool, interpret: bool)
         interpret=interpret,
         name="paged_write",
     )
-    at_BT2 = jnp.stack([piece_BT, offset_BT % held], axis=-1)
     numbers = (piece_E.astype(jnp.int32), row_E.astype(jnp.int32))
-    return call(*numbers, new_BKTH.astype(pages.dtype), at_BT2.astype(jnp.int32), pages)
+    return call(*numbers, new_BKTH.astype(pages.dtype), at.astype(jnp.int32), pages)
 
 
 def _kernel(keys: bool, piece_E, _, new_ref, at_ref, old_ref, pages_ref):
     """A row's tokens that go to one piece: a product with ones and zeros puts each at its place."""
-    new_KTH, at_T2, old = new_ref[0], at_ref[0], old_ref[0]
-    ahead_TO = jax.lax.broadcasted_iota(jnp.int32, (len(at_T2), old.shape[2 if keys else 1]), 1)
-    mine_TO = (at_T2[:, :1] == piece_E[pl.program_id(0)]) & (at_T2[:, 1:] == ahead_TO)
-    put = functools.partial(
-        jnp.einsum, "KTH,TO->KHO" if keys else "KTH,TO->KOH",
-        precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32,
+    new_KTH, at, old = new_ref[0], at_ref[0], old_ref[0]
+    piece, offset = (at[:, :1], at[:, 1:]) if keys else (at[:1], at[1:])
+    count, held = new_KTH.shape[1], old.shape[2 if keys else 1]
+    ahead = jax.lax.broadcasted_iota(jnp.int32, (count, held) if keys else (held, count), int(keys))
+    mine = ((piece == piece_E[pl.program_id(0)]) & (offset == ahead)).astype(jnp.float32)
+    taken = jnp.max(mine, axis=0 if keys else 1, keepdims=True) > 0
+    one_pass = new_KTH.dtype == jnp.bfloat16
+    exact = jnp.bfloat16 if one_pass else jnp.float32
+    new = jnp.einsum(
+        "KTH,TO->KHO" if keys else "KTH,OT->KOH", new_KTH.astype(exact), mine.astype(exact),
+        precision=None if one_pass else jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
     )  # fmt: skip
-    new = put(new_KTH.astype(jnp.float32), mine_TO.astype(jnp.float32))
-    taken = put(jnp.ones_like(new_KTH, jnp.float32), mine_TO.astype(jnp.float32)) > 0
-    pages_ref[0] = jnp.where(taken, new.astype(old.dtype), old)
+    pages_ref[0] = jnp.where(taken[None], new.astype(old.dtype), old)

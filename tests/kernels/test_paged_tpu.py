@@ -1,6 +1,11 @@
 """The TPU's kernels of paged attention, interpreted: against XLA's, and float64 of each row."""
 
 import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +23,24 @@ PLACES = (0, 7, 20, 15, 0)  # of the first new token; the last row is nobody's a
 ENTRIES, RANKS = (0, 0, 0, 2, 0), (1, 0, 2, 1, 0)
 LENGTHS, PROMPT = (13, 9, 0), 16  # the second entry is nobody's
 LIVE = 4
+SILENT_TPU = {  # as in test_splash.py
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Kernels interpreted, pieces of 8 places, two blocks a step."""
+    """Kernels interpreted, pieces of 8 places, two blocks a step, prompts' groups split."""
     monkeypatch.setattr(paged_tpu, "LANES", PAGE)
     monkeypatch.setattr(paged_tpu, "MAX_BLOCKS", 2)
+    monkeypatch.setattr(paged_tpu, "MAX_QUERIES", 12)  # 3 members of 4, but not of 10
     monkeypatch.setattr(paged_write, "PIECE", 4)
     for module, name in ((paged_tpu, "parts"), (paged_write, "write_pages")):
         interpreted = functools.partial(getattr(module, name), interpret=True)
@@ -127,7 +143,7 @@ def test_blocks_fit_the_chip(heads, queries, size):
     assert each * many * queries * size <= paged_tpu.MAX_SCORES
 
 
-@pytest.mark.parametrize(("count", "dtype"), [(1, ""), (5, "int8")])
+@pytest.mark.parametrize(("count", "dtype"), [(1, "bfloat16"), (5, "int8"), (5, "")])
 def test_tokens_are_written_as_by_xla(count, dtype):
     where, _, arrays = case(count, 1, 64)
     page_BT = where.page_BT.at[1, 1:].set(PAGES)  # one row has fewer
@@ -178,3 +194,24 @@ def test_an_unknown_word_is_named():
     where, q, arrays = case(1, 1, 8)
     with pytest.raises(ValueError, match="impl 'triton': expected auto, splash"):
         paged_attention(jnp.asarray(q), *map(jnp.asarray, arrays), where, impl="triton")
+
+
+def run_process(what, **env):
+    """paged_process.py in an environment with nothing else of ours in it."""
+    env = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | env
+    env |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "JAX_PLATFORMS": "cpu"}
+    script = Path(__file__).with_name("paged_process.py")
+    done = subprocess.run(
+        [sys.executable, str(script), what], env=env, capture_output=True, text=True, timeout=1800
+    )
+    assert done.stdout == "passed\n", done.stderr[-3000:]
+
+
+def test_shards_and_heads_on_four_devices(quick_xla):
+    run_process("mesh", XLA_FLAGS=f"--xla_force_host_platform_device_count=4 {quick_xla}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_a_queue_compiles_for_tpu():
+    run_process("compile", **SILENT_TPU)

@@ -4,7 +4,8 @@ attention: on TPU JAX's splash attention (Pallas), elsewhere XLA by query blocks
 token_logprobs: log-prob and entropy of given tokens, chunked, never [B, T, V].
 logprobs_at, top_logprobs: log-probs of several tokens a place; the likeliest ones; chunked too.
 decode_attention: one new token a row over its cache and a prompt that rows share.
-paged_attention: a few new tokens a row over pages of a pool and prompts that rows share.
+paged_attention: a few new tokens a row over pages of a pool and prompts that rows share; on TPU
+  a Pallas kernel of our own.
 project: the product with a weight, whose gradient transposes the smaller operand.
 ragged_matmul: rows sorted by group, each times its group's matrix.
 """

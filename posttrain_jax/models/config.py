@@ -123,7 +123,7 @@ class ModelConfig:
       dtype, param_dtype: of activations and of parameters.
       remat: `none`; `dots` (keep what products and attention made; on CPU faster than `none`, since
         less is written and read again); `full` (keep layer inputs only).
-      attention_impl: see `kernels.attention`.
+      attention_impl: see `kernels.attention`; also that of a queue (`kernels.paged_attention`).
     """
 
     vocab_size: int

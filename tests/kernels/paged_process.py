@@ -75,7 +75,7 @@ def compile_one(name: str, sizes: dict, heads: int, kv_heads: int, width: int) -
     tokens = shape(np.zeros((2 * ways, 512), np.int32), rows)
     asked = Asked(tokens, tokens, shape(key), shape(np.zeros(8 * ways, np.uint32), rows))
     rules = Rules(Sampling(stop=(1,)), 4096, 4)
-    holds = continuous.Sizes(slots=4, pages=256, entries=2, prefill=2, threshold=1)
+    holds = continuous.Sizes(slots=4, pages=2048, entries=2, prefill=2, threshold=1)
     with jax.set_mesh(described):
         program = continuous.sample_queue.trace(model, params, asked, rules, holds).lower()
         text = program.as_text()
